@@ -1,0 +1,78 @@
+// Runs every test file in a process of its own, with a time limit: a hung worker or a native crash takes down
+// one file, not the run. usage: node tools/test.mjs [path prefix …]
+import { spawn } from 'node:child_process'
+import { readdirSync } from 'node:fs'
+import { join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const only = process.argv.slice(2).map((path) => relative(root, join(process.cwd(), path)))
+const limitSeconds = { 'test/guests': 600, 'test/packaging': 300, 'examples': 300 }
+
+const files = ['packages', 'examples', 'test']
+  .flatMap((dir) => readdirSync(join(root, dir), { recursive: true }).map((name) => join(dir, name)))
+  .filter((file) => file.endsWith('.test.ts') && !file.includes('node_modules'))
+  .filter((file) => only.length === 0 || only.some((prefix) => file.startsWith(prefix)))
+  .sort()
+
+const sum = { passed: 0, failed: 0, skipped: 0 }
+if (only.length === 0) await typecheck()
+for (const file of files) await runFile(file)
+if (files.length === 0) {
+  console.log('no test file found')
+  sum.failed++
+}
+console.log(`\n${sum.passed} passed, ${sum.failed} failed, ${sum.skipped} skipped`)
+process.exit(sum.failed === 0 ? 0 : 1)
+
+async function typecheck () {
+  const { status, output } = await run(['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json'], 300)
+  report('type check', { passed: Number(status === 0), failed: Number(status !== 0), skipped: 0 }, output)
+}
+
+async function runFile (file) {
+  const limit = Object.entries(limitSeconds).find(([prefix]) => file.startsWith(prefix))?.[1] ?? 120
+  const started = Date.now()
+  const { status, output, timedOut } = await run(
+    ['--import', join(root, 'tools/ts.mjs'), '--conditions=@node-vmm/source', file], limit)
+  const count = (label) => Number(output.match(new RegExp(`^  ${label}: +(\\d+)`, 'm'))?.[1] ?? 0)
+  const result = { passed: count('Passed'), skipped: count('Skipped'), failed: 0 }
+  result.failed = count('Total') - result.passed
+  let why = ''
+  if (timedOut) why = `no end after ${limit} s`
+  else if (status !== 0 && result.failed === 0) why = `exit status ${status}`
+  else if (result.passed + result.failed + result.skipped === 0) why = 'no test ran'
+  if (why !== '') result.failed = Math.max(result.failed, 1)
+  report(`${file} (${((Date.now() - started) / 1000).toFixed(1)} s)${why && ': ' + why}`, result, output)
+}
+
+function report (title, result, output) {
+  for (const key in sum) sum[key] += result[key]
+  const skipped = result.skipped > 0 ? `, ${result.skipped} skipped` : ''
+  console.log(`${result.failed === 0 ? 'ok  ' : 'FAIL'} ${title}: ${result.passed} passed${skipped}`)
+  if (result.failed > 0) console.log(output.replace(/^/gm, '     '))
+  else for (const line of output.match(/^(skipped|note): .*/gm) ?? []) console.log(`     ${line}`)
+}
+
+function run (args, limitSeconds) {
+  return new Promise((resolve) => {
+    // A process group of its own: what a test leaves behind when it is killed goes with it.
+    const child = spawn(process.execPath, args, {
+      cwd: root, detached: true, stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NO_COLOR: '1', FORCE_COLOR: '0' }
+    })
+    let output = ''
+    let timedOut = false
+    const timer = setTimeout(() => {
+      timedOut = true
+      process.kill(-child.pid, 'SIGKILL')
+    }, limitSeconds * 1000)
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding('utf8')
+      stream.on('data', (chunk) => { output += chunk })
+    }
+    child.on('close', (status, signal) => {
+      clearTimeout(timer)
+      resolve({ status: status ?? signal, output, timedOut })
+    })
+  })
+}
