@@ -1,1 +1,16 @@
-export {}
+/**
+ * The Linux system calls that a virtual machine monitor makes, typed, over koffi.
+ *
+ * @packageDocumentation
+ */
+export * from './aio.ts'
+export * from './epoll.ts'
+export * from './errors.ts'
+export * from './eventfd.ts'
+export * from './file.ts'
+export * from './io-uring.ts'
+export * from './memory.ts'
+export * from './platform.ts'
+export * from './readiness.ts'
+export * from './socket.ts'
+export * from './thread.ts'

@@ -1,0 +1,43 @@
+import { check, native, orErrno } from './library.ts'
+
+export const EPOLLIN = 0x001
+export const EPOLLOUT = 0x004
+export const EPOLLERR = 0x008
+export const EPOLLHUP = 0x010
+export const EPOLLRDHUP = 0x2000
+export const EPOLLET = 0x80000000
+
+export const EPOLL_CTL_ADD = 1
+export const EPOLL_CTL_DEL = 2
+export const EPOLL_CTL_MOD = 3
+
+const EPOLL_CLOEXEC = 0o2000000
+
+const epollCreateC = native('int epoll_create1(int flags)')
+const epollCtlC = native('int epoll_ctl(int epoll, int operation, int fd, uintptr_t event)')
+const epollWaitC = native('int epoll_wait(int epoll, uintptr_t events, int maximum, int timeout)')
+
+/** A new epoll instance, close-on-exec. See `epoll_create(2)`. @throws LinuxError */
+export function epollCreate (): number {
+  return check(epollCreateC()(EPOLL_CLOEXEC), 'epoll_create1')
+}
+
+/**
+ * Adds, changes or removes the interest in a descriptor. See `epoll_ctl(2)`.
+ *
+ * @param event the address of a `struct epoll_event` in native memory (its layout: `platform()`), 0 to remove.
+ * @throws LinuxError
+ */
+export function epollCtl (epoll: number, operation: number, fd: number, event: number): void {
+  check(epollCtlC()(epoll, operation, fd, event), 'epoll_ctl', () => ({ subject: `fd ${fd}` }))
+}
+
+/**
+ * Waits for events, written to native memory. See `epoll_wait(2)`.
+ *
+ * @param timeout milliseconds; -1 waits for ever.
+ * @returns the number of events, or a negative error number (-EINTR after a signal).
+ */
+export function epollWait (epoll: number, events: number, maximum: number, timeout: number): number {
+  return orErrno(epollWaitC()(epoll, events, maximum, timeout))
+}

@@ -1,0 +1,11 @@
+import { check, native } from './library.ts'
+
+export const EFD_CLOEXEC = 0o2000000
+export const EFD_NONBLOCK = 0o4000
+
+const eventfdC = native('int eventfd(unsigned int initial, int flags)')
+
+/** A counter that wakes: writing adds to it, reading takes it all. See `eventfd(2)`. @throws LinuxError */
+export function eventfd (initial = 0, flags = EFD_CLOEXEC | EFD_NONBLOCK): number {
+  return check(eventfdC()(initial, flags), 'eventfd')
+}

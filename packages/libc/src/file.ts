@@ -1,0 +1,181 @@
+import { constants } from 'node:fs'
+import { errno, LinuxError } from './errors.ts'
+import { check, lastErrno, native, orErrno } from './library.ts'
+
+export const { O_RDONLY, O_WRONLY, O_RDWR, O_CREAT, O_EXCL, O_TRUNC, O_NOFOLLOW, O_NONBLOCK, O_DIRECT, O_DSYNC } = constants
+export const O_CLOEXEC = 0o2000000
+
+export const FALLOC_FL_KEEP_SIZE = 0x01
+export const FALLOC_FL_PUNCH_HOLE = 0x02
+export const FALLOC_FL_ZERO_RANGE = 0x10
+
+export const F_SEAL_SEAL = 0x1
+export const F_SEAL_SHRINK = 0x2
+export const F_SEAL_GROW = 0x4
+
+export const F_RDLCK = 0
+export const F_WRLCK = 1
+export const F_UNLCK = 2
+
+const F_GETFL = 3
+const F_SETFL = 4
+const F_DUPFD_CLOEXEC = 1030
+const F_ADD_SEALS = 1033
+const F_GET_SEALS = 1034
+const F_OFD_GETLK = 36
+const F_OFD_SETLK = 37
+const AT_EMPTY_PATH = 0x1000
+const STATX_BASIC_STATS = 0x7ff
+const STATX_DIOALIGN = 0x2000
+const S_IFMT = 0o170000
+
+const openC = native('int open(const char *path, int flags, unsigned int mode)')
+const closeC = native('int close(int fd)')
+const readC = native('intptr_t read(int fd, uintptr_t buffer, size_t count)')
+const writeC = native('intptr_t write(int fd, uintptr_t buffer, size_t count)')
+const preadvC = native('intptr_t preadv(int fd, uintptr_t iov, int count, int64_t offset)')
+const pwritevC = native('intptr_t pwritev(int fd, uintptr_t iov, int count, int64_t offset)')
+const fdatasyncC = native('int fdatasync(int fd)')
+const ftruncateC = native('int ftruncate(int fd, int64_t length)')
+const fallocateC = native('int fallocate(int fd, int mode, int64_t offset, int64_t length)')
+const fcntlC = native('int fcntl(int fd, int command, intptr_t argument)')
+const fcntlPointerC = native('int fcntl(int fd, int command, void *argument)')
+const statxC = native('int statx(int directory, const char *path, int flags, unsigned int mask, void *result)')
+
+/** Opens a file, close-on-exec. See `open(2)`. @throws LinuxError */
+export function open (path: string, flags: number, mode = 0o600): number {
+  return check(openC()(path, flags | O_CLOEXEC, mode), 'open', () => ({ subject: path }))
+}
+
+/** Closes a file descriptor. See `close(2)`. @throws LinuxError such as EBADF for one that is closed already */
+export function close (fd: number): void {
+  check(closeC()(fd), 'close', () => ({ subject: `fd ${fd}` }))
+}
+
+/** Reads to native memory. @returns bytes, 0 at the end, or a negative error number. See `read(2)`. */
+export function read (fd: number, address: number, count: number): number {
+  return orErrno(readC()(fd, address, count))
+}
+
+/** Writes from native memory. @returns bytes or a negative error number. See `write(2)`. */
+export function write (fd: number, address: number, count: number): number {
+  return orErrno(writeC()(fd, address, count))
+}
+
+/** Reads at an offset to the buffers of an iovec array. @returns bytes or a negative error number. See `preadv(2)`. */
+export function preadv (fd: number, iovAddress: number, count: number, offset: number): number {
+  return orErrno(preadvC()(fd, iovAddress, count, offset))
+}
+
+/** Writes at an offset from the buffers of an iovec array. @returns bytes or a negative error number. See `pwritev(2)`. */
+export function pwritev (fd: number, iovAddress: number, count: number, offset: number): number {
+  return orErrno(pwritevC()(fd, iovAddress, count, offset))
+}
+
+/** Makes written data durable, blocking. @returns 0 or a negative error number. See `fdatasync(2)`. */
+export function fdatasync (fd: number): number {
+  return orErrno(fdatasyncC()(fd))
+}
+
+/** Sets a file's length. See `ftruncate(2)`. @throws LinuxError */
+export function ftruncate (fd: number, length: number): void {
+  check(ftruncateC()(fd, length), 'ftruncate', () => ({ subject: `fd ${fd} to ${length} bytes` }))
+}
+
+/** Allocates, punches or zeroes a range, blocking. @returns 0 or a negative error number. See `fallocate(2)`. */
+export function fallocate (fd: number, mode: number, offset: number, length: number): number {
+  return orErrno(fallocateC()(fd, mode, offset, length))
+}
+
+/** A second descriptor of the same open file, close-on-exec. See `fcntl(2)`, F_DUPFD_CLOEXEC. @throws LinuxError */
+export function duplicate (fd: number): number {
+  return check(fcntlC()(fd, F_DUPFD_CLOEXEC, 0), 'fcntl', () => ({ subject: `F_DUPFD_CLOEXEC of fd ${fd}` }))
+}
+
+/** Makes reads and writes of the open file fail with EAGAIN where they would wait. @throws LinuxError */
+export function setNonBlocking (fd: number): void {
+  const flags = check(fcntlC()(fd, F_GETFL, 0), 'fcntl', () => ({ subject: `F_GETFL of fd ${fd}` }))
+  check(fcntlC()(fd, F_SETFL, flags | O_NONBLOCK), 'fcntl', () => ({ subject: `F_SETFL of fd ${fd}` }))
+}
+
+/** Seals a memfd with `F_SEAL_*` bits. See `fcntl(2)`, F_ADD_SEALS. @throws LinuxError */
+export function addSeals (fd: number, seals: number): void {
+  check(fcntlC()(fd, F_ADD_SEALS, seals), 'fcntl', () => ({ subject: `F_ADD_SEALS of fd ${fd}` }))
+}
+
+/** The `F_SEAL_*` bits of a file, 0 for one that cannot be sealed. See `fcntl(2)`, F_GET_SEALS. */
+export function getSeals (fd: number): number {
+  return Math.max(0, fcntlC()(fd, F_GET_SEALS, 0))
+}
+
+/** A byte range and how it is locked. */
+export interface FileLock {
+  /** `F_RDLCK`, `F_WRLCK` or `F_UNLCK`. */
+  readonly type: number
+  readonly start: number
+  /** Bytes; 0 means to the end of the file, however it grows. */
+  readonly length: number
+}
+
+// struct flock on 64-bit Linux: l_type, l_whence, padding, l_start, l_len, l_pid.
+function flock (lock: FileLock): DataView {
+  const view = new DataView(new ArrayBuffer(32))
+  view.setInt16(0, lock.type, true)
+  view.setBigInt64(8, BigInt(lock.start), true)
+  view.setBigInt64(16, BigInt(lock.length), true)
+  return view
+}
+
+/**
+ * Takes, changes or (`F_UNLCK`) gives back a lock that belongs to the open file, without waiting.
+ * See `fcntl(2)`, F_OFD_SETLK.
+ *
+ * @returns false when another open file holds a conflicting lock.
+ * @throws LinuxError for anything else
+ */
+export function setLock (fd: number, lock: FileLock): boolean {
+  if (fcntlPointerC()(fd, F_OFD_SETLK, flock(lock)) >= 0) return true
+  const number = lastErrno()
+  if (number === errno.EAGAIN || number === errno.EACCES) return false
+  throw new LinuxError('fcntl', number, { subject: `F_OFD_SETLK of fd ${fd}` })
+}
+
+/** Whether another open file's lock stands against this one. See `fcntl(2)`, F_OFD_GETLK. @throws LinuxError */
+export function lockConflicts (fd: number, lock: FileLock): boolean {
+  const view = flock(lock)
+  check(fcntlPointerC()(fd, F_OFD_GETLK, view), 'fcntl', () => ({ subject: `F_OFD_GETLK of fd ${fd}` }))
+  return view.getInt16(0, true) !== F_UNLCK
+}
+
+/** What `statx(2)` knows of an open file. */
+export interface FileStatus {
+  readonly kind: 'file' | 'block device' | 'character device' | 'other'
+  /** Bytes; 0 for a device. */
+  readonly size: number
+  /** Bytes that the file takes up on its disk. */
+  readonly allocated: number
+  readonly device: { readonly major: number, readonly minor: number }
+  readonly inode: bigint
+  /** Alignments that O_DIRECT asks for, or undefined where the kernel does not say (STATX_DIOALIGN, Linux 6.1). */
+  readonly direct: { readonly memoryAlignment: number, readonly offsetAlignment: number } | undefined
+}
+
+const kinds: Readonly<Record<number, FileStatus['kind']>> = {
+  0o100000: 'file', 0o060000: 'block device', 0o020000: 'character device'
+}
+
+/** The status of an open file. See `statx(2)`. @throws LinuxError */
+export function fileStatus (fd: number): FileStatus {
+  const view = new DataView(new ArrayBuffer(256))
+  check(statxC()(fd, '', AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_DIOALIGN, view), 'statx', () => ({ subject: `fd ${fd}` }))
+  const u32 = (offset: number): number => view.getUint32(offset, true)
+  const hasDirect = (u32(0) & STATX_DIOALIGN) !== 0 && u32(156) !== 0
+  return {
+    kind: kinds[view.getUint16(28, true) & S_IFMT] ?? 'other',
+    size: Number(view.getBigUint64(40, true)),
+    allocated: Number(view.getBigUint64(48, true)) * 512,
+    device: { major: u32(136), minor: u32(140) },
+    inode: view.getBigUint64(32, true),
+    direct: hasDirect ? { memoryAlignment: u32(152), offsetAlignment: u32(156) } : undefined
+  }
+}

@@ -1,0 +1,45 @@
+import { UnsupportedPlatformError } from './errors.ts'
+
+/** What differs between the processors that Linux runs on. */
+export interface Platform {
+  /** Numbers of the calls that the C library has no function for (`asm/unistd.h`). */
+  readonly syscalls: {
+    readonly ioSetup: number
+    readonly ioDestroy: number
+    readonly ioSubmit: number
+    readonly ioGetevents: number
+    readonly ioUringSetup: number
+    readonly ioUringEnter: number
+    readonly ioUringRegister: number
+  }
+  /** Bytes of `struct epoll_event`: packed on x86-64 only (`linux/eventpoll.h`). */
+  readonly epollEventBytes: number
+  /** Where the 64-bit `data` stands in `struct epoll_event`. */
+  readonly epollDataOffset: number
+}
+
+const ioUring = { ioUringSetup: 425, ioUringEnter: 426, ioUringRegister: 427 }
+
+const platforms: Readonly<Record<string, Platform>> = {
+  x64: {
+    syscalls: { ioSetup: 206, ioDestroy: 207, ioGetevents: 208, ioSubmit: 209, ...ioUring },
+    epollEventBytes: 12,
+    epollDataOffset: 4
+  },
+  arm64: {
+    syscalls: { ioSetup: 0, ioDestroy: 1, ioSubmit: 2, ioGetevents: 4, ...ioUring },
+    epollEventBytes: 16,
+    epollDataOffset: 8
+  }
+}
+
+/**
+ * The layouts and numbers of this machine, or of the one named.
+ *
+ * @throws UnsupportedPlatformError on anything but Linux on x64 or arm64.
+ */
+export function platform (os: string = process.platform, arch: string = process.arch): Platform {
+  const found = os === 'linux' ? platforms[arch] : undefined
+  if (found === undefined) throw new UnsupportedPlatformError(os, arch)
+  return found
+}

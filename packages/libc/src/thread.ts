@@ -1,0 +1,28 @@
+import { check, native } from './library.ts'
+
+const schedSetaffinityC = native('int sched_setaffinity(int pid, size_t size, void *mask)')
+const schedGetaffinityC = native('int sched_getaffinity(int pid, size_t size, void *mask)')
+const getTidC = native('int gettid()')
+const CPU_SET_BYTES = 128
+
+/** The kernel's id of the calling thread. See `gettid(2)`. */
+export function threadId (): number {
+  return getTidC()()
+}
+
+/** Pins the calling thread to processors. See `sched_setaffinity(2)`. @throws LinuxError such as EINVAL when none of them exists */
+export function setAffinity (cpus: readonly number[]): void {
+  const mask = new Uint8Array(CPU_SET_BYTES)
+  for (const cpu of cpus) {
+    if (!Number.isInteger(cpu) || cpu < 0 || cpu >= CPU_SET_BYTES * 8) throw new RangeError(`no processor has number ${cpu}`)
+    mask[cpu >>> 3]! |= 1 << (cpu & 7)
+  }
+  check(schedSetaffinityC()(0, mask.length, mask), 'sched_setaffinity', () => ({ subject: `to cpus ${cpus.join(',')}` }))
+}
+
+/** The processors that the calling thread may run on. See `sched_getaffinity(2)`. @throws LinuxError */
+export function getAffinity (): number[] {
+  const mask = new Uint8Array(CPU_SET_BYTES)
+  check(schedGetaffinityC()(0, mask.length, mask), 'sched_getaffinity')
+  return Array.from({ length: CPU_SET_BYTES * 8 }, (_, cpu) => cpu).filter((cpu) => (mask[cpu >>> 3]! & (1 << (cpu & 7))) !== 0)
+}
