@@ -154,6 +154,8 @@ export interface FileStatus {
   readonly size: number
   /** Bytes that the file takes up on its disk. */
   readonly allocated: number
+  /** The preferred unit of I/O in bytes; on hugetlbfs the size of a page. */
+  readonly blockSize: number
   readonly device: { readonly major: number, readonly minor: number }
   readonly inode: bigint
   /** Alignments that O_DIRECT asks for, or undefined where the kernel does not say (STATX_DIOALIGN, Linux 6.1). */
@@ -174,6 +176,7 @@ export function fileStatus (fd: number): FileStatus {
     kind: kinds[view.getUint16(28, true) & S_IFMT] ?? 'other',
     size: Number(view.getBigUint64(40, true)),
     allocated: Number(view.getBigUint64(48, true)) * 512,
+    blockSize: u32(4),
     device: { major: u32(136), minor: u32(140) },
     inode: view.getBigUint64(32, true),
     direct: hasDirect ? { memoryAlignment: u32(152), offsetAlignment: u32(156) } : undefined

@@ -1,0 +1,315 @@
+import { addSeals, close, F_SEAL_GROW, F_SEAL_SHRINK, ftruncate, memfdCreate, viewMemory } from '@node-vmm/libc'
+import { GuestMemoryError } from './errors.ts'
+import { Mapping } from './mapping.ts'
+import { checkRegion, type GuestMemoryData, type GuestRegion, type RegionInit, sortRegions } from './region.ts'
+
+/** A range of this process's memory. */
+export interface HostSlice {
+  readonly address: number
+  /** Bytes. */
+  readonly length: number
+}
+
+/**
+ * A region may be larger than one `ArrayBuffer` can show (4 GiB on Node 20), and typed-array indices are fastest below
+ * 2^31: a region is reached through windows of 1 GiB.
+ */
+export const WINDOW_BYTES = 0x40000000
+/** Each window shows this much of the next one too, so that no scalar access meets a border. */
+const WINDOW_OVERLAP = 0x10000
+
+interface MappedRegion extends GuestRegion {
+  readonly mapping: Mapping
+}
+
+/**
+ * The guest's memory: an immutable map of guest-physical regions, sorted, free of overlaps. A change makes a new map
+ * that shares the unchanged mappings; whoever works with a map holds it (`retain`), and the last holder's `release`
+ * unmaps what no other map shares.
+ *
+ * Lookups take (address, length, access), never an address alone. All addresses are numbers, exact below 2^53.
+ *
+ * What is read here may change at any moment under the reader: read once, then decide on the copy.
+ */
+export class GuestMemory {
+  readonly regions: readonly GuestRegion[]
+
+  // The same as `regions`, laid out for the hot path of `find` and of those who walk descriptors.
+  /** First guest address of each region. */
+  readonly starts: Float64Array
+  /** First guest address after each region. */
+  readonly ends: Float64Array
+  /** What to add to a guest address of each region for the host address. */
+  readonly hostOffsets: Float64Array
+  /** 1 for each region that may be written. */
+  readonly writable: Uint8Array
+
+  readonly #mappings: readonly Mapping[]
+  readonly #windows: (DataView | undefined)[] = []
+  readonly #firstWindow: Uint32Array
+  #holders = 1
+
+  private constructor (regions: readonly GuestRegion[], mappings: readonly Mapping[]) {
+    this.regions = regions
+    this.starts = Float64Array.from(regions, (region) => region.guestAddress)
+    this.ends = Float64Array.from(regions, (region) => region.guestAddress + region.size)
+    this.hostOffsets = Float64Array.from(regions, (region) => region.hostAddress - region.guestAddress)
+    this.writable = Uint8Array.from(regions, (region) => Number(!region.readOnly))
+    this.#mappings = mappings
+    this.#firstWindow = new Uint32Array(regions.length)
+    for (let index = 0, windows = 0; index < regions.length; index++) {
+      this.#firstWindow[index] = windows
+      windows += Math.ceil(regions[index]!.size / WINDOW_BYTES)
+    }
+  }
+
+  static #own (regions: readonly MappedRegion[]): GuestMemory {
+    const sorted = sortRegions(regions)
+    return new GuestMemory(
+      sorted.map(({ mapping, ...region }) => Object.freeze(region)),
+      sorted.map(({ mapping }) => mapping)
+    )
+  }
+
+  /**
+   * Maps regions of files: a guest's memory as its VMM or front-end passes it on.
+   *
+   * @throws GuestMemoryError for an invalid, overlapping or too long region; LinuxError when the kernel refuses.
+   * Nothing stays mapped then.
+   */
+  static map (regions: readonly RegionInit[]): GuestMemory {
+    const mapped: MappedRegion[] = []
+    try {
+      for (const region of regions) mapped.push(mapRegion(region))
+      return GuestMemory.#own(mapped)
+    } catch (error) {
+      for (const { mapping } of mapped) mapping.release()
+      throw error
+    }
+  }
+
+  /**
+   * Makes fresh guest memory, zeroed, in one memfd that cannot shrink or grow.
+   *
+   * @returns the map and the file with each region's offset in it, to pass on. The file is the caller's to close.
+   */
+  static allocate (wanted: readonly Pick<RegionInit, 'guestAddress' | 'size'>[]): { memory: GuestMemory, fd: number, regions: RegionInit[] } {
+    const fd = memfdCreate('guest-memory')
+    try {
+      let end = 0
+      const regions = wanted.map(({ guestAddress, size }) => {
+        const region = { guestAddress, size, fd, offset: end }
+        checkRegion(region)
+        end += Math.ceil(size / 4096) * 4096
+        return region
+      })
+      ftruncate(fd, end)
+      addSeals(fd, F_SEAL_SHRINK | F_SEAL_GROW)
+      return { memory: GuestMemory.map(regions), fd, regions }
+    } catch (error) {
+      close(fd)
+      throw error
+    }
+  }
+
+  /** The map of another thread of this process, from its `toData()`. That thread's map must outlive it. */
+  static attach (data: GuestMemoryData): GuestMemory {
+    return new GuestMemory(data.regions, [])
+  }
+
+  /** This map as plain data, for `attach` in another thread. */
+  toData (): GuestMemoryData {
+    return { regions: this.regions }
+  }
+
+  /** A new map with one region more. This one stays as it is, and its holder's. @throws GuestMemoryError, LinuxError */
+  with (region: RegionInit): GuestMemory {
+    const added = mapRegion(region)
+    try {
+      const memory = GuestMemory.#own([...this.#mapped(), added])
+      for (const mapping of this.#mappings) mapping.retain()
+      return memory
+    } catch (error) {
+      added.mapping.release()
+      throw error
+    }
+  }
+
+  /** A new map without one region, named by its addresses and size. @throws GuestMemoryError when there is no such region */
+  without ({ guestAddress, size, userAddress = guestAddress }: Pick<RegionInit, 'guestAddress' | 'size' | 'userAddress'>): GuestMemory {
+    const kept = this.#mapped().filter((region) =>
+      region.guestAddress !== guestAddress || region.size !== size || region.userAddress !== userAddress)
+    if (kept.length === this.regions.length) {
+      throw new GuestMemoryError('ERR_REGION_UNKNOWN', `no region of ${size} bytes is at guest address 0x${guestAddress.toString(16)}`)
+    }
+    for (const { mapping } of kept) mapping.retain()
+    return GuestMemory.#own(kept)
+  }
+
+  /** One holder more. */
+  retain (): this {
+    if (this.#holders === 0) throw new GuestMemoryError('ERR_RELEASED', 'this map of guest memory was released')
+    this.#holders++
+    return this
+  }
+
+  /** One holder less; after the last one no address and no view of this map may be used, in any thread. */
+  release (): void {
+    if (this.#holders === 0) throw new GuestMemoryError('ERR_RELEASED', 'this map of guest memory was released already')
+    if (--this.#holders > 0) return
+    this.#windows.length = 0
+    for (const mapping of this.#mappings) mapping.release()
+  }
+
+  [Symbol.dispose] (): void {
+    this.release()
+  }
+
+  /** The index of the region that has a guest address, or -1. By binary search. */
+  find (address: number): number {
+    let low = 0
+    let high = this.starts.length - 1
+    while (low <= high) {
+      const middle = (low + high) >>> 1
+      if (address < this.starts[middle]!) high = middle - 1
+      else if (address >= this.ends[middle]!) low = middle + 1
+      else return middle
+    }
+    return -1
+  }
+
+  /**
+   * The host address of a guest range that lies in one region.
+   *
+   * @returns 0 when any byte of it is outside the region that its first byte is in, or `write` meets a read-only one.
+   */
+  translate (address: number, length: number, write: boolean): number {
+    const region = this.find(address)
+    if (region < 0 || length > this.ends[region]! - address || (write && this.writable[region] === 0)) return 0
+    return address + this.hostOffsets[region]!
+  }
+
+  /** The host ranges of a guest range, one for each region that it meets; undefined when any byte of it may not be accessed so. */
+  slices (address: number, length: number, write: boolean): HostSlice[] | undefined {
+    const slices: HostSlice[] = []
+    for (let at = address, left = length; left > 0;) {
+      const region = this.find(at)
+      if (region < 0 || (write && this.writable[region] === 0)) return undefined
+      const here = Math.min(left, this.ends[region]! - at)
+      slices.push({ address: at + this.hostOffsets[region]!, length: here })
+      at += here
+      left -= here
+    }
+    return slices
+  }
+
+  /** The guest address of a range that the front-end names by its own user address, or -1 when no one region has all of it. */
+  guestAddressOf (userAddress: number, length: number): number {
+    const region = this.regions.find((each) => userAddress >= each.userAddress && userAddress < each.userAddress + each.size)
+    if (region === undefined || length > region.userAddress + region.size - userAddress) return -1
+    return region.guestAddress + (userAddress - region.userAddress)
+  }
+
+  /**
+   * The window on a guest address that `find` saw in `region`; the address stands at `address - starts[region]` modulo
+   * `WINDOW_BYTES` in it, with 64 KiB behind it where the region has as much.
+   */
+  window (region: number, address: number): DataView {
+    const offset = address - this.starts[region]!
+    const index = this.#firstWindow[region]! + (offset / WINDOW_BYTES | 0)
+    return this.#windows[index] ?? this.#openWindow(region, index)
+  }
+
+  #openWindow (region: number, index: number): DataView {
+    const { hostAddress, size } = this.regions[region]!
+    const offset = (index - this.#firstWindow[region]!) * WINDOW_BYTES
+    const length = Math.min(size - offset, WINDOW_BYTES + WINDOW_OVERLAP)
+    return (this.#windows[index] = new DataView(viewMemory(hostAddress + offset, length)))
+  }
+
+  /** An `ArrayBuffer` straight over a guest range. @throws GuestMemoryError when it is not writable memory in one region */
+  view (address: number, length: number): ArrayBuffer {
+    const host = this.translate(address, length, true)
+    if (host === 0 || length === 0) throw outside('view', address, length)
+    return viewMemory(host, length)
+  }
+
+  /** A copy of guest memory, across regions. @throws GuestMemoryError where there is none */
+  read (address: number, length: number): Uint8Array {
+    const bytes = new Uint8Array(length)
+    this.#each(address, length, false, (slice, at) => bytes.set(new Uint8Array(viewMemory(slice.address, slice.length)), at))
+    return bytes
+  }
+
+  /** Copies bytes to guest memory, across regions. @throws GuestMemoryError where there is none, or it is read-only: nothing is written then */
+  write (address: number, bytes: Uint8Array): void {
+    this.#each(address, bytes.length, true, (slice, at) =>
+      new Uint8Array(viewMemory(slice.address, slice.length)).set(bytes.subarray(at, at + slice.length)))
+  }
+
+  #each (address: number, length: number, write: boolean, access: (slice: HostSlice, at: number) => void): void {
+    const slices = this.slices(address, length, write)
+    if (slices === undefined) throw outside(write ? 'write' : 'read', address, length)
+    let at = 0
+    for (const slice of slices) {
+      access(slice, at)
+      at += slice.length
+    }
+  }
+
+  // Scalars are little-endian, as virtio 1.x is, and lie in one region.
+
+  getUint8 (address: number): number { return this.#scalar(address, 1, false).getUint8(this.#at) }
+  getUint16 (address: number): number { return this.#scalar(address, 2, false).getUint16(this.#at, true) }
+  getUint32 (address: number): number { return this.#scalar(address, 4, false).getUint32(this.#at, true) }
+  getUint64 (address: number): bigint { return this.#scalar(address, 8, false).getBigUint64(this.#at, true) }
+  setUint8 (address: number, value: number): void { this.#scalar(address, 1, true).setUint8(this.#at, value) }
+  setUint16 (address: number, value: number): void { this.#scalar(address, 2, true).setUint16(this.#at, value, true) }
+  setUint32 (address: number, value: number): void { this.#scalar(address, 4, true).setUint32(this.#at, value, true) }
+  setUint64 (address: number, value: bigint): void { this.#scalar(address, 8, true).setBigUint64(this.#at, value, true) }
+
+  /** Reads 16 bits in one indivisible, sequentially consistent access. @throws GuestMemoryError outside memory, or at an odd host address */
+  loadUint16 (address: number): number {
+    return Atomics.load(this.#word(address, false), 0)
+  }
+
+  /** Writes 16 bits in one indivisible, sequentially consistent access. @throws GuestMemoryError outside memory, or at an odd host address */
+  storeUint16 (address: number, value: number): void {
+    Atomics.store(this.#word(address, true), 0, value)
+  }
+
+  #at = 0
+
+  #scalar (address: number, length: number, write: boolean): DataView {
+    const region = this.find(address)
+    if (region < 0 || length > this.ends[region]! - address || (write && this.writable[region] === 0)) {
+      throw outside(write ? 'write' : 'read', address, length)
+    }
+    this.#at = (address - this.starts[region]!) % WINDOW_BYTES
+    return this.window(region, address)
+  }
+
+  #word (address: number, write: boolean): Uint16Array {
+    const view = this.#scalar(address, 2, write)
+    if (this.#at % 2 !== 0) throw new GuestMemoryError('ERR_ACCESS', `0x${address.toString(16)} is odd: 16-bit atomics are aligned`)
+    return new Uint16Array(view.buffer, this.#at, 1)
+  }
+
+  #mapped (): MappedRegion[] {
+    if (this.#mappings.length !== this.regions.length || this.#holders === 0) {
+      throw new GuestMemoryError('ERR_RELEASED', 'only a live map that owns its mappings can be changed: this one is attached or released')
+    }
+    return this.regions.map((region, index) => ({ ...region, mapping: this.#mappings[index]! }))
+  }
+}
+
+function mapRegion (region: RegionInit): MappedRegion {
+  checkRegion(region)
+  const { guestAddress, size, fd, offset = 0, userAddress = guestAddress, readOnly = false } = region
+  const mapping = Mapping.create(fd, offset, size, readOnly)
+  return { guestAddress, size, hostAddress: mapping.address, userAddress, readOnly, mapping }
+}
+
+function outside (access: string, address: number, length: number): GuestMemoryError {
+  return new GuestMemoryError('ERR_ACCESS', `${access} of ${length} bytes at guest address 0x${address.toString(16)}: no such memory`)
+}
