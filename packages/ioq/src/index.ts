@@ -1,1 +1,12 @@
-export {}
+/**
+ * An asynchronous disk queue over io_uring, Linux AIO or plain system calls.
+ *
+ * @packageDocumentation
+ */
+export * from './engine.ts'
+export * from './errors.ts'
+export * from './io-queue.ts'
+export * from './io-uring.ts'
+export * from './linux-aio.ts'
+export * from './request-table.ts'
+export * from './sync.ts'

@@ -19,6 +19,7 @@ export const IORING_SETUP_DEFER_TASKRUN = 1 << 13
 export const IORING_FEAT_SINGLE_MMAP = 1 << 0
 export const IORING_FEAT_NODROP = 1 << 1
 export const IORING_FEAT_SUBMIT_STABLE = 1 << 2
+export const IORING_FEAT_RW_CUR_POS = 1 << 3
 
 export const IORING_ENTER_GETEVENTS = 1 << 0
 export const IORING_ENTER_SQ_WAKEUP = 1 << 1

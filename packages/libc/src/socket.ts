@@ -11,6 +11,7 @@ const SOCK_CLOEXEC = 0o2000000
 const SOCK_NONBLOCK = 0o4000
 const SOL_SOCKET = 1
 const SCM_RIGHTS = 1
+const SO_ACCEPTCONN = 30
 const SHUT_RDWR = 2
 /** Bytes of a path in `struct sockaddr_un`, its final zero included: see `unix(7)`. */
 const SUN_PATH_BYTES = 108
@@ -23,6 +24,7 @@ const bindC = native('int bind(int fd, void *address, unsigned int length)')
 const connectC = native('int connect(int fd, void *address, unsigned int length)')
 const listenC = native('int listen(int fd, int backlog)')
 const acceptC = native('int accept4(int fd, uintptr_t address, uintptr_t length, int flags)')
+const getsockoptC = native('int getsockopt(int fd, int level, int option, void *value, void *length)')
 const shutdownC = native('int shutdown(int fd, int how)')
 const sendmsgC = native('intptr_t sendmsg(int fd, void *message, int flags)')
 const recvmsgC = native('intptr_t recvmsg(int fd, void *message, int flags)')
@@ -79,6 +81,14 @@ export function accept (fd: number): number | undefined {
   const number = lastErrno()
   if (number === errno.EAGAIN || number === errno.ECONNABORTED || number === errno.EINTR) return undefined
   throw new LinuxError('accept4', number, { subject: `fd ${fd}` })
+}
+
+/** Whether a socket waits for clients (`listen` was called on it), rather than being connected to one. See `socket(7)`, SO_ACCEPTCONN. @throws LinuxError such as ENOTSOCK */
+export function isListening (fd: number): boolean {
+  const value = new Int32Array(1)
+  check(getsockoptC()(fd, SOL_SOCKET, SO_ACCEPTCONN, value, Uint32Array.of(value.byteLength)), 'getsockopt',
+    () => ({ subject: `SO_ACCEPTCONN of fd ${fd}` }))
+  return value[0] !== 0
 }
 
 /** Ends both directions; the other side reads the end. See `shutdown(2)`. One that is not connected is left as it is. */

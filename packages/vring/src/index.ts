@@ -1,1 +1,10 @@
-export {}
+/**
+ * The virtqueue: the device's side of a virtio ring. The driver's side is `@node-vmm/vring/driver`.
+ *
+ * @packageDocumentation
+ */
+export * from './descriptor-chain.ts'
+export * from './errors.ts'
+export * from './layout.ts'
+export * from './split-vring.ts'
+export * from './virtqueue.ts'

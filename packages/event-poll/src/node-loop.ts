@@ -1,0 +1,16 @@
+import { watchReadable, type Watch } from '@node-vmm/libc'
+import type { EventPoll } from './event-poll.ts'
+
+/**
+ * Runs the callbacks of a poll from Node's own event loop instead of a thread of its own: for sockets of a control
+ * plane, beside timers and promises. What a callback throws is an uncaught exception.
+ *
+ * The watch keeps the process alive until it is closed or `unref()`ed, and is closed together with the poll.
+ *
+ * @throws EventPollError when the poll is closed
+ */
+export function serveFromNode (poll: EventPoll): Watch {
+  const watch = watchReadable(poll.fd, () => { if (!poll.closed) poll.poll(0) })
+  poll.onClose(() => watch.close())
+  return watch
+}

@@ -1,0 +1,77 @@
+import { IoQueueError } from './errors.ts'
+import { IoUringEngine } from './io-uring.ts'
+import { LinuxAioEngine } from './linux-aio.ts'
+import type { RequestTable } from './request-table.ts'
+import { SyncEngine } from './sync.ts'
+
+/** The engines of this package, best first. */
+export type EngineName = 'io_uring' | 'linux-aio' | 'sync'
+
+/** Takes one completion: bytes moved, or a negative error number. */
+export type CompletionSink = (id: number, result: number) => void
+
+/**
+ * One way to have the kernel read, write and flush. Thin on purpose: a completion with fewer bytes than asked for is
+ * the engine's to report and the queue's to mend. Belongs to the thread that made it.
+ */
+export interface Engine {
+  /** What {@link IoQueue.engine} says. */
+  readonly name: string
+  /** Requests that it can have in flight. */
+  readonly depth: number
+  /** An eventfd that the engine makes readable when `reap` has something; the queue adds to it as well. */
+  readonly completionFd: number
+  /** System calls made by `submit` and `reap` so far. */
+  readonly systemCalls: number
+  /**
+   * Gives the requests `ids[from]` to `ids[from + count - 1]` to the kernel. One that ended at once may be handed to
+   * `table.finish` instead.
+   *
+   * @returns how many of them were taken, from the front, or a negative error number that speaks of the first one;
+   * EAGAIN, ENOMEM and EBUSY mean: not now.
+   */
+  submit (ids: Uint16Array, from: number, count: number, table: RequestTable): number
+  /** Hands out the completions that are there, without waiting. */
+  reap (sink: CompletionSink): void
+  /** Gives everything back to the kernel. Nothing may be in flight. */
+  close (): void
+}
+
+/** What an engine works on. */
+export interface EngineOptions {
+  /** The open file, the caller's to close: after the engine. */
+  readonly fd: number
+  /** Requests in flight at most, 1 to 32768. */
+  readonly depth: number
+}
+
+/** Why `auto` passed an engine over. */
+export interface RejectedEngine {
+  readonly engine: EngineName
+  readonly reason: string
+}
+
+const makers: Readonly<Record<EngineName, (options: EngineOptions) => Engine>> = {
+  io_uring: (options) => new IoUringEngine(options),
+  'linux-aio': (options) => new LinuxAioEngine(options),
+  sync: (options) => new SyncEngine(options)
+}
+
+/**
+ * Opens the engine of a name, or with `auto` the best that this kernel lets the process have.
+ *
+ * @throws LinuxError when the named engine cannot be had; IoQueueError when none can
+ */
+export function openEngine (name: 'auto' | EngineName, options: EngineOptions): { engine: Engine, rejected: RejectedEngine[] } {
+  if (name !== 'auto') return { engine: makers[name](options), rejected: [] }
+  const rejected: RejectedEngine[] = []
+  for (const candidate of Object.keys(makers) as EngineName[]) {
+    try {
+      return { engine: makers[candidate](options), rejected }
+    } catch (error) {
+      rejected.push({ engine: candidate, reason: (error as Error).message })
+    }
+  }
+  throw new IoQueueError('ERR_IO_QUEUE_NO_ENGINE',
+    `no engine can be had: ${rejected.map(({ engine, reason }) => `${engine}: ${reason}`).join('; ')}`)
+}

@@ -1,0 +1,238 @@
+import {
+  close, errno, eventfd, IO_URING_CQE_BYTES, IO_URING_PARAMS_BYTES, IO_URING_SQE_BYTES, IORING_ENTER_GETEVENTS,
+  IORING_FEAT_RW_CUR_POS, IORING_FEAT_SINGLE_MMAP, IORING_FSYNC_DATASYNC, IORING_OFF_CQ_RING, IORING_OFF_SQ_RING,
+  IORING_OFF_SQES, IORING_OP_FSYNC, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV,
+  IORING_REGISTER_EVENTFD, IORING_SETUP_COOP_TASKRUN, IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_TASKRUN_FLAG,
+  IORING_SQ_CQ_OVERFLOW, IORING_SQ_TASKRUN, ioUringEnter, ioUringRegister, ioUringSetup, LinuxError, MAP_POPULATE,
+  MAP_SHARED, mmap, munmap, NativeMemory, viewMemory
+} from '@node-vmm/libc'
+import type { CompletionSink, Engine, EngineOptions } from './engine.ts'
+import { FLUSH, READ, type RequestTable } from './request-table.ts'
+
+// Invariants.
+// - Ring indices are free-running 32-bit numbers; each side stores its own with release and loads the other's with
+//   acquire order, which is what Atomics gives.
+// - The kernel looks at the submission queue only within io_uring_enter (there is no polling thread), so entries that
+//   it did not take are withdrawn by setting the tail back: they stay with the queue, which sends them again.
+// - No more than `depth` requests are in flight, the submission queue has at least that many entries and the
+//   completion queue twice as many: neither can be full.
+// - `user_data` is the request id. What a submission entry never uses stays zero.
+
+// struct io_uring_params in 32-bit words (linux/io_uring.h).
+const SQ_ENTRIES = 0
+const CQ_ENTRIES = 1
+const SETUP_FLAGS = 2
+const FEATURES = 5
+const SQ_OFFSETS = 10
+const CQ_OFFSETS = 20
+// struct io_sqring_offsets and io_cqring_offsets in words.
+const OFF_HEAD = 0
+const OFF_TAIL = 1
+const OFF_MASK = 2
+const OFF_SQ_FLAGS = 4
+const OFF_SQ_ARRAY = 6
+const OFF_CQES = 5
+
+// struct io_uring_sqe in words.
+const SQE_WORDS = IO_URING_SQE_BYTES / 4
+const SQE_OPCODE = 0
+const SQE_FD = 1
+const SQE_OFFSET = 2
+const SQE_ADDRESS = 4
+const SQE_LENGTH = 6
+const SQE_FLAGS = 7
+const SQE_USER_DATA = 8
+
+const CQE_WORDS = IO_URING_CQE_BYTES / 4
+const CQE_RESULT = 2
+
+/** Completions without inter-processor interrupts, and with a flag that says when they wait for a system call. */
+const BEST_FLAGS = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG
+
+/**
+ * io_uring: one `io_uring_enter(2)` for a batch, completions read from memory that the kernel shares. Needs Linux 5.6;
+ * all calls must come from the thread that made the engine.
+ */
+export class IoUringEngine implements Engine {
+  readonly name = 'io_uring'
+  readonly depth: number
+  readonly completionFd: number
+  systemCalls = 0
+  readonly #fd: number
+  readonly #ring: number
+  readonly #mappings: { readonly address: number, readonly length: number }[] = []
+  #sq: Int32Array
+  #cq: Int32Array
+  #entries: Uint32Array
+  readonly #sqHead: number
+  readonly #sqTail: number
+  readonly #sqFlags: number
+  readonly #sqMask: number
+  readonly #cqHead: number
+  readonly #cqTail: number
+  readonly #cqMask: number
+  readonly #completions: number
+  #closed = false
+
+  /** @throws LinuxError such as ENOSYS, EPERM, ENOMEM */
+  constructor ({ fd, depth }: EngineOptions) {
+    this.#fd = fd
+    this.depth = depth
+    const { ring, params } = setUp(depth)
+    this.#ring = ring
+    this.completionFd = eventfd()
+    const { sq, cq, entries } = this.#mapRings(params)
+    this.#sq = sq
+    this.#cq = cq
+    this.#entries = entries
+    this.#sqHead = params[SQ_OFFSETS + OFF_HEAD]! / 4
+    this.#sqTail = params[SQ_OFFSETS + OFF_TAIL]! / 4
+    this.#sqFlags = params[SQ_OFFSETS + OFF_SQ_FLAGS]! / 4
+    this.#sqMask = sq[params[SQ_OFFSETS + OFF_MASK]! / 4]!
+    this.#cqHead = params[CQ_OFFSETS + OFF_HEAD]! / 4
+    this.#cqTail = params[CQ_OFFSETS + OFF_TAIL]! / 4
+    this.#cqMask = cq[params[CQ_OFFSETS + OFF_MASK]! / 4]!
+    this.#completions = params[CQ_OFFSETS + OFF_CQES]! / 4
+    // The submission queue is a ring of indices of entries; ours are always in order.
+    for (let index = 0; index <= this.#sqMask; index++) sq[params[SQ_OFFSETS + OFF_SQ_ARRAY]! / 4 + index] = index
+    this.#registerEventfd()
+  }
+
+  submit (ids: Uint16Array, from: number, count: number, table: RequestTable): number {
+    const tail = this.#sq[this.#sqTail]!
+    for (let index = 0; index < count; index++) {
+      this.#fill(((tail + index) & this.#sqMask) * SQE_WORDS, ids[from + index]!, table)
+    }
+    Atomics.store(this.#sq, this.#sqTail, (tail + count) | 0)
+    this.systemCalls++
+    const result = ioUringEnter(this.#ring, count, 0, 0)
+    const head = Atomics.load(this.#sq, this.#sqHead)
+    if (head !== ((tail + count) | 0)) Atomics.store(this.#sq, this.#sqTail, head)
+    // What the kernel took counts even where it also reports an error.
+    const taken = (head - tail) | 0
+    return taken > 0 ? taken : result
+  }
+
+  #fill (entry: number, id: number, table: RequestTable): void {
+    const entries = this.#entries
+    const kind = table.kind[id]!
+    entries[entry + SQE_FD] = this.#fd
+    entries[entry + SQE_USER_DATA] = id
+    if (kind === FLUSH) {
+      entries[entry + SQE_OPCODE] = IORING_OP_FSYNC
+      entries[entry + SQE_OFFSET] = entries[entry + SQE_OFFSET + 1] = 0
+      entries[entry + SQE_ADDRESS] = entries[entry + SQE_ADDRESS + 1] = 0
+      entries[entry + SQE_LENGTH] = 0
+      entries[entry + SQE_FLAGS] = IORING_FSYNC_DATASYNC
+    } else {
+      this.#fillTransfer(entry, id, table)
+    }
+  }
+
+  #fillTransfer (entry: number, id: number, table: RequestTable): void {
+    const entries = this.#entries
+    const { iovecs } = table
+    const first = table.first[id]!
+    const reads = table.kind[id] === READ
+    // The entry's length has 32 bits: what needs more goes, and fails, as an iovec.
+    if (table.count[id] === 1 && iovecs[first + 3] === 0) {
+      entries[entry + SQE_OPCODE] = reads ? IORING_OP_READ : IORING_OP_WRITE
+      entries[entry + SQE_ADDRESS] = iovecs[first]!
+      entries[entry + SQE_ADDRESS + 1] = iovecs[first + 1]!
+      entries[entry + SQE_LENGTH] = iovecs[first + 2]!
+    } else {
+      const address = table.address + first * 4
+      entries[entry + SQE_OPCODE] = reads ? IORING_OP_READV : IORING_OP_WRITEV
+      entries[entry + SQE_ADDRESS] = address >>> 0
+      entries[entry + SQE_ADDRESS + 1] = address / 0x100000000
+      entries[entry + SQE_LENGTH] = table.count[id]!
+    }
+    const offset = table.offset[id]!
+    entries[entry + SQE_OFFSET] = offset >>> 0
+    entries[entry + SQE_OFFSET + 1] = offset / 0x100000000
+    entries[entry + SQE_FLAGS] = 0
+  }
+
+  reap (sink: CompletionSink): void {
+    const cq = this.#cq
+    if ((Atomics.load(this.#sq, this.#sqFlags) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) !== 0) {
+      this.systemCalls++
+      ioUringEnter(this.#ring, 0, 0, IORING_ENTER_GETEVENTS)
+    }
+    // A callback may reap too: where we are is kept in the ring, never in a local variable across a callback.
+    while (cq[this.#cqHead] !== Atomics.load(cq, this.#cqTail)) {
+      const head = cq[this.#cqHead]!
+      const completion = this.#completions + (head & this.#cqMask) * CQE_WORDS
+      const id = cq[completion]!
+      const result = cq[completion + CQE_RESULT]!
+      Atomics.store(cq, this.#cqHead, (head + 1) | 0)
+      sink(id, result)
+      if (this.#closed) return
+    }
+  }
+
+  close (): void {
+    this.#closed = true
+    // Replaced, so that a mistaken late access reads `undefined` instead of ending the process.
+    this.#sq = this.#cq = new Int32Array(0)
+    this.#entries = new Uint32Array(0)
+    close(this.#ring)
+    close(this.completionFd)
+    for (const { address, length } of this.#mappings) munmap(address, length)
+  }
+
+  #mapRings (params: Uint32Array): { sq: Int32Array, cq: Int32Array, entries: Uint32Array } {
+    const sqBytes = params[SQ_OFFSETS + OFF_SQ_ARRAY]! + params[SQ_ENTRIES]! * 4
+    const cqBytes = params[CQ_OFFSETS + OFF_CQES]! + params[CQ_ENTRIES]! * IO_URING_CQE_BYTES
+    const entries = new Uint32Array(this.#map(IORING_OFF_SQES, params[SQ_ENTRIES]! * IO_URING_SQE_BYTES))
+    if ((params[FEATURES]! & IORING_FEAT_SINGLE_MMAP) !== 0) {
+      const both = new Int32Array(this.#map(IORING_OFF_SQ_RING, Math.max(sqBytes, cqBytes)))
+      return { sq: both, cq: both, entries }
+    }
+    const sq = new Int32Array(this.#map(IORING_OFF_SQ_RING, sqBytes))
+    return { sq, cq: new Int32Array(this.#map(IORING_OFF_CQ_RING, cqBytes)), entries }
+  }
+
+  #map (offset: number, length: number): ArrayBuffer {
+    const address = mmap({ length, fd: this.#ring, offset, flags: MAP_SHARED | MAP_POPULATE })
+    this.#mappings.push({ address, length })
+    return viewMemory(address, length)
+  }
+
+  #registerEventfd (): void {
+    const argument = new NativeMemory(4)
+    argument.i32[0] = this.completionFd
+    const result = ioUringRegister(this.#ring, IORING_REGISTER_EVENTFD, argument.address, 1)
+    argument.close()
+    if (result < 0) throw new LinuxError('io_uring_register', -result, { subject: 'IORING_REGISTER_EVENTFD' })
+  }
+}
+
+function setUp (depth: number): { ring: number, params: Uint32Array } {
+  const memory = new NativeMemory(IO_URING_PARAMS_BYTES)
+  memory.u32[SETUP_FLAGS] = BEST_FLAGS
+  let ring = ioUringSetup(depth, memory.address)
+  if (ring === -errno.EINVAL) {
+    // Linux before 6.0 refuses flags that it does not know.
+    memory.u32.fill(0)
+    ring = ioUringSetup(depth, memory.address)
+  }
+  const params = memory.u32.slice(0, IO_URING_PARAMS_BYTES / 4)
+  memory.close()
+  if (ring < 0) throw setupError(-ring, depth)
+  if ((params[FEATURES]! & IORING_FEAT_RW_CUR_POS) === 0) {
+    close(ring)
+    throw new LinuxError('io_uring_setup', errno.EOPNOTSUPP, { remedy: 'The io_uring of this kernel lacks the READ and WRITE operations: it takes Linux 5.6.' })
+  }
+  return { ring, params }
+}
+
+function setupError (number: number, depth: number): LinuxError {
+  const remedies: Readonly<Record<number, string>> = {
+    [errno.ENOSYS]: 'This kernel has no io_uring (Linux before 5.1, or CONFIG_IO_URING off), or a seccomp filter hides it.',
+    [errno.EPERM]: 'io_uring is disabled on this host (sysctl kernel.io_uring_disabled), or a seccomp filter forbids it, as container runtimes do.',
+    [errno.ENOMEM]: 'The locked memory that the rings need is over the limit: raise RLIMIT_MEMLOCK (ulimit -l), or ask for a smaller depth.'
+  }
+  const remedy = remedies[number]
+  return new LinuxError('io_uring_setup', number, { subject: `for ${depth} requests`, ...(remedy === undefined ? {} : { remedy }) })
+}

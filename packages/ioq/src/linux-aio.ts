@@ -1,0 +1,212 @@
+import {
+  AIO_RING_MAGIC, close, errno, eventfd, fdatasync, IOCB_BYTES, IOCB_CMD_FDSYNC, IOCB_CMD_PREAD, IOCB_CMD_PREADV,
+  IOCB_CMD_PWRITE, IOCB_CMD_PWRITEV, IOCB_FLAG_RESFD, ioDestroy, ioGetevents, ioSetup, ioSubmit, LinuxError,
+  NativeMemory, viewMemory
+} from '@node-vmm/libc'
+import type { CompletionSink, Engine, EngineOptions } from './engine.ts'
+import { FLUSH, READ, type RequestTable } from './request-table.ts'
+
+// Invariants.
+// - Control block `id` of the table in native memory belongs to request `id`; what never changes in it (data, file,
+//   eventfd) is written once. The kernel copies it, and the iovecs, within io_submit.
+// - The context's address is that of its completion ring, shared with the kernel: we alone move `head`, the kernel
+//   alone moves `tail`, and an event is read before the head that passes it is stored.
+
+// struct iocb in 32-bit words (linux/aio_abi.h).
+const IOCB_WORDS = IOCB_BYTES / 4
+const DATA = 0
+const OPCODE = 4
+const FILE = 5
+const BUFFER = 6
+const LENGTH = 8
+const OFFSET = 10
+const FLAGS = 14
+const RESULT_FD = 15
+
+// struct aio_ring in 32-bit words (fs/aio.c): a header, then events of struct io_event.
+const NR = 1
+const HEAD = 2
+const TAIL = 3
+const MAGIC = 4
+const INCOMPATIBLE = 6
+const HEADER_LENGTH = 7
+const RING_HEADER_BYTES = 32
+const EVENT_BYTES = 32
+const EVENT_WORDS = EVENT_BYTES / 4
+const EVENT_RESULT = 4
+/** Completions taken by one io_getevents. */
+const EVENTS_AT_ONCE = 64
+
+/**
+ * Linux AIO: one `io_submit(2)` for a batch, completions read from memory that the kernel shares. Asynchronous for
+ * files opened with O_DIRECT; for others `io_submit` mostly does the work itself before it returns.
+ */
+export class LinuxAioEngine implements Engine {
+  readonly name = 'linux-aio'
+  readonly depth: number
+  readonly completionFd: number
+  systemCalls = 0
+  readonly #fd: number
+  readonly #context: number
+  /** `depth` control blocks, `depth` pointers to them, then room for the events of io_getevents. */
+  readonly #memory: NativeMemory
+  readonly #pointersAddress: number
+  readonly #eventsAddress: number
+  /** The completion ring, or undefined where this kernel's has another layout. */
+  #ring: Uint32Array | undefined
+  /** Where the ring's entries start, in words. */
+  #ringEvents = 0
+  #ringSize = 0
+  /** The file system refuses FDSYNC (Linux before 4.18): flushes are made with a blocking fdatasync. */
+  #flushBlocks = false
+
+  /** @throws LinuxError such as EAGAIN, ENOSYS */
+  constructor ({ fd, depth }: EngineOptions) {
+    this.#fd = fd
+    this.depth = depth
+    this.completionFd = eventfd()
+    this.#memory = new NativeMemory(depth * (IOCB_BYTES + 8) + EVENTS_AT_ONCE * EVENT_BYTES)
+    this.#pointersAddress = this.#memory.address + depth * IOCB_BYTES
+    this.#eventsAddress = this.#pointersAddress + depth * 8
+    const result = ioSetup(depth, this.#memory.address)
+    if (result < 0) {
+      this.#memory.close()
+      close(this.completionFd)
+      throw setupError(-result, depth)
+    }
+    this.#context = this.#memory.getUint64(0)
+    this.#prepareBlocks()
+    this.#mapRing()
+  }
+
+  submit (ids: Uint16Array, from: number, count: number, table: RequestTable): number {
+    if (this.#flushBlocks && table.kind[ids[from]!] === FLUSH) return this.#flushNow(ids[from]!, table)
+    let filled = 0
+    while (filled < count && !(this.#flushBlocks && table.kind[ids[from + filled]!] === FLUSH)) {
+      this.#fill(filled++, ids[from + filled - 1]!, table)
+    }
+    this.systemCalls++
+    const taken = ioSubmit(this.#context, filled, this.#pointersAddress)
+    if (taken !== -errno.EINVAL || table.kind[ids[from]!] !== FLUSH) return taken
+    this.#flushBlocks = true
+    return this.#flushNow(ids[from]!, table)
+  }
+
+  #flushNow (id: number, table: RequestTable): number {
+    this.systemCalls++
+    table.finish(id, fdatasync(this.#fd))
+    return 1
+  }
+
+  #fill (position: number, id: number, table: RequestTable): void {
+    const { u32 } = this.#memory
+    const block = id * IOCB_WORDS
+    const kind = table.kind[id]!
+    if (kind === FLUSH) {
+      u32[block + OPCODE] = IOCB_CMD_FDSYNC
+      u32[block + BUFFER] = u32[block + BUFFER + 1] = u32[block + LENGTH] = u32[block + LENGTH + 1] = 0
+      u32[block + OFFSET] = u32[block + OFFSET + 1] = 0
+    } else {
+      this.#fillTransfer(block, id, table)
+    }
+    const address = this.#memory.address + id * IOCB_BYTES
+    const pointer = this.depth * IOCB_WORDS + position * 2
+    u32[pointer] = address >>> 0
+    u32[pointer + 1] = address / 0x100000000
+  }
+
+  #fillTransfer (block: number, id: number, table: RequestTable): void {
+    const { u32 } = this.#memory
+    const { iovecs } = table
+    const first = table.first[id]!
+    const reads = table.kind[id] === READ
+    if (table.count[id] === 1) {
+      u32[block + OPCODE] = reads ? IOCB_CMD_PREAD : IOCB_CMD_PWRITE
+      u32[block + BUFFER] = iovecs[first]!
+      u32[block + BUFFER + 1] = iovecs[first + 1]!
+      u32[block + LENGTH] = iovecs[first + 2]!
+      u32[block + LENGTH + 1] = iovecs[first + 3]!
+    } else {
+      const address = table.address + first * 4
+      u32[block + OPCODE] = reads ? IOCB_CMD_PREADV : IOCB_CMD_PWRITEV
+      u32[block + BUFFER] = address >>> 0
+      u32[block + BUFFER + 1] = address / 0x100000000
+      u32[block + LENGTH] = table.count[id]!
+      u32[block + LENGTH + 1] = 0
+    }
+    const offset = table.offset[id]!
+    u32[block + OFFSET] = offset >>> 0
+    u32[block + OFFSET + 1] = offset / 0x100000000
+  }
+
+  reap (sink: CompletionSink): void {
+    if (this.#ring === undefined) this.#reapByCall(sink)
+    else this.#reapRing(this.#ring, sink)
+  }
+
+  #reapRing (ring: Uint32Array, sink: CompletionSink): void {
+    // A callback may reap too: where we are is kept in the ring, never in a local variable across a callback.
+    for (let head = ring[HEAD]!; head !== Atomics.load(ring, TAIL); head = ring[HEAD]!) {
+      const event = this.#ringEvents + head * EVENT_WORDS
+      const id = ring[event]!
+      const result = ring[event + EVENT_RESULT]! | 0
+      Atomics.store(ring, HEAD, head + 1 === this.#ringSize ? 0 : head + 1)
+      sink(id, result)
+      if (this.#ring === undefined) return
+    }
+  }
+
+  #reapByCall (sink: CompletionSink): void {
+    const { u32 } = this.#memory
+    const ids = new Uint16Array(EVENTS_AT_ONCE)
+    const results = new Int32Array(EVENTS_AT_ONCE)
+    const start = (this.#eventsAddress - this.#memory.address) / 4
+    for (let count = EVENTS_AT_ONCE; count === EVENTS_AT_ONCE;) {
+      this.systemCalls++
+      count = ioGetevents(this.#context, 0, EVENTS_AT_ONCE, this.#eventsAddress)
+      for (let index = 0; index < count; index++) {
+        ids[index] = u32[start + index * EVENT_WORDS]!
+        results[index] = u32[start + index * EVENT_WORDS + EVENT_RESULT]!
+      }
+      for (let index = 0; index < count; index++) sink(ids[index]!, results[index]!)
+    }
+  }
+
+  close (): void {
+    // io_destroy unmaps the ring: not even a mistaken reap may look at it afterwards.
+    this.#ring = undefined
+    ioDestroy(this.#context)
+    close(this.completionFd)
+    this.#memory.close()
+  }
+
+  #prepareBlocks (): void {
+    const { u32 } = this.#memory
+    u32.fill(0)
+    for (let id = 0; id < this.depth; id++) {
+      const block = id * IOCB_WORDS
+      u32[block + DATA] = id
+      u32[block + FILE] = this.#fd
+      u32[block + FLAGS] = IOCB_FLAG_RESFD
+      u32[block + RESULT_FD] = this.completionFd
+    }
+  }
+
+  #mapRing (): void {
+    const header = new Uint32Array(viewMemory(this.#context, RING_HEADER_BYTES))
+    if (header[MAGIC] !== AIO_RING_MAGIC || header[INCOMPATIBLE] !== 0) return
+    this.#ringSize = header[NR]!
+    this.#ringEvents = header[HEADER_LENGTH]! / 4
+    this.#ring = new Uint32Array(viewMemory(this.#context, header[HEADER_LENGTH]! + this.#ringSize * EVENT_BYTES))
+  }
+}
+
+function setupError (number: number, depth: number): LinuxError {
+  const remedies: Readonly<Record<number, string>> = {
+    [errno.EAGAIN]: 'The system has no room for that many requests: raise fs.aio-max-nr (sysctl), or ask for a smaller depth.',
+    [errno.ENOSYS]: 'This kernel was built without Linux AIO (CONFIG_AIO), or a seccomp filter hides it.',
+    [errno.EPERM]: 'A seccomp filter forbids it, as container runtimes may do.'
+  }
+  const remedy = remedies[number]
+  return new LinuxError('io_setup', number, { subject: `for ${depth} requests`, ...(remedy === undefined ? {} : { remedy }) })
+}

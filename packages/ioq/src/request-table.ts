@@ -1,0 +1,142 @@
+import { NativeMemory } from '@node-vmm/libc'
+
+/** `RequestTable.kind` of a slot without a request. */
+export const FREE = 0
+export const READ = 1
+export const WRITE = 2
+export const FLUSH = 3
+
+/** Bytes of a `struct iovec`: see `readv(2)`. */
+export const IOVEC_BYTES = 16
+/** 32-bit words of a `struct iovec`: address low, address high, length low, length high. */
+export const IOVEC_WORDS = 4
+/** Requests of up to this many segments have their iovecs side by side, so that common ones share few cache lines. */
+const INLINE_SEGMENTS = 8
+const INLINE_WORDS = INLINE_SEGMENTS * IOVEC_WORDS
+
+/**
+ * The requests of a queue as a structure of arrays, indexed by request id. The iovecs are native memory that the
+ * kernel reads: a request's stay in its slot until it has completed, so that what is left of it can be sent again.
+ */
+export class RequestTable {
+  readonly depth: number
+  readonly segmentsMax: number
+  /** What to do: `FREE`, `READ`, `WRITE` or `FLUSH`. */
+  readonly kind: Uint8Array
+  /** Where in the file the rest of the request starts: a byte offset. */
+  readonly offset: Float64Array
+  /** Word index in `iovecs` of the first iovec that is left. */
+  readonly first: Uint32Array
+  /** How many iovecs are left. */
+  readonly count: Uint16Array
+  /** Bytes that are left. */
+  readonly remaining: Float64Array
+  /** Bytes of the whole request. */
+  readonly total: Float64Array
+  /** The last write moved nothing. */
+  readonly stuck: Uint8Array
+  /** How many requests ended without the kernel's completion ring: see `finish`. */
+  finishedCount = 0
+  /** These, as a ring: every request is there once at most, so it is never full. */
+  readonly #finishedIds: Uint16Array
+  readonly #finishedResults: Int32Array
+  #finishedFirst = 0
+  readonly #memory: NativeMemory
+  readonly #spillStart: number
+
+  constructor (depth: number, segmentsMax: number) {
+    this.depth = depth
+    this.segmentsMax = segmentsMax
+    this.kind = new Uint8Array(depth)
+    this.offset = new Float64Array(depth)
+    this.first = new Uint32Array(depth)
+    this.count = new Uint16Array(depth)
+    this.remaining = new Float64Array(depth)
+    this.total = new Float64Array(depth)
+    this.stuck = new Uint8Array(depth)
+    this.#finishedIds = new Uint16Array(depth)
+    this.#finishedResults = new Int32Array(depth)
+    this.#spillStart = depth * INLINE_WORDS
+    // The spill area takes no memory until a request with many segments touches its part.
+    const spillWords = segmentsMax > INLINE_SEGMENTS ? depth * segmentsMax * IOVEC_WORDS : 0
+    this.#memory = new NativeMemory((this.#spillStart + spillWords) * 4)
+  }
+
+  get iovecs (): Uint32Array {
+    return this.#memory.u32
+  }
+
+  /** The address of `iovecs[0]`. */
+  get address (): number {
+    return this.#memory.address
+  }
+
+  /** Makes room for `count` iovecs. @returns the word index in `iovecs` of the first. */
+  prepare (id: number, count: number): number {
+    const word = count <= INLINE_SEGMENTS ? id * INLINE_WORDS : this.#spillStart + id * this.segmentsMax * IOVEC_WORDS
+    this.first[id] = word
+    this.count[id] = count
+    return word
+  }
+
+  /** Lets go of a request: it takes another `prepare` before the next. */
+  free (id: number): void {
+    this.kind[id] = FREE
+    this.count[id] = 0
+  }
+
+  /** For an engine, while it submits: the request ended at once, with this result. The next reap hands it out. */
+  finish (id: number, result: number): void {
+    const position = (this.#finishedFirst + this.finishedCount) % this.depth
+    this.#finishedIds[position] = id
+    this.#finishedResults[position] = result
+    this.finishedCount++
+  }
+
+  /** The id of the request that ended longest ago. */
+  get finishedId (): number {
+    return this.#finishedIds[this.#finishedFirst]!
+  }
+
+  /** The result of the request that ended longest ago. */
+  get finishedResult (): number {
+    return this.#finishedResults[this.#finishedFirst]!
+  }
+
+  /** Takes out the request that ended longest ago. */
+  dropFinished (): void {
+    this.#finishedFirst = (this.#finishedFirst + 1) % this.depth
+    this.finishedCount--
+  }
+
+  /** Takes out the request that ended last. @returns its result */
+  undoFinish (): number {
+    this.finishedCount--
+    return this.#finishedResults[(this.#finishedFirst + this.finishedCount) % this.depth]!
+  }
+
+  /** Takes bytes that were moved off the front of a request. */
+  advance (id: number, moved: number): void {
+    const { iovecs } = this
+    this.remaining[id]! -= moved
+    this.offset[id]! += moved
+    let word = this.first[id]!
+    let left = moved
+    // Empty segments go too: the rest starts with bytes to move.
+    while (this.count[id]! > 0 && left >= iovecs[word + 2]!) {
+      left -= iovecs[word + 2]!
+      word += IOVEC_WORDS
+      this.count[id]!--
+    }
+    this.first[id] = word
+    if (left === 0) return
+    const low = iovecs[word]! + left
+    iovecs[word] = low
+    iovecs[word + 1]! += Math.floor(low / 0x100000000)
+    iovecs[word + 2]! -= left
+  }
+
+  close (): void {
+    this.#memory.close()
+  }
+}

@@ -1,0 +1,207 @@
+import { refused } from './errors.ts'
+
+// The payloads of docs/interop/vhost-user.rst, "Payload". Decoders take what a peer sent: each checks the size, and
+// refuses a number that is no address here (2^53 and above).
+
+/** Bytes of the largest configuration space: what QEMU transports (VHOST_USER_MAX_CONFIG_SIZE). */
+export const CONFIG_BYTES_MAX = 256
+/** The most regions that one memory table brings. The specification has 8. */
+export const TABLE_REGIONS_MAX = 32
+/** The most memory regions in all, the number that libvhost-user answers to GET_MAX_MEM_SLOTS. */
+export const MEMORY_SLOTS_MAX = 509
+
+const CONFIG_HEADER_BYTES = 12
+const TABLE_HEADER_BYTES = 8
+const REGION_BYTES = 32
+const VRING_INDEX_MASK = 0xffn
+const VRING_NO_FD = 0x100n
+
+/** No payload. */
+export const NOTHING = new Uint8Array(0)
+
+/** "A vring state description": a ring's index, and its size, its base or whether it is enabled. */
+export interface VringState {
+  readonly index: number
+  readonly num: number
+}
+
+/** "A vring address description". Addresses are the front-end's own (user addresses). */
+export interface VringAddress {
+  readonly index: number
+  readonly descriptor: number
+  readonly available: number
+  readonly used: number
+  /** VHOST_VRING_F_LOG (1): writes to the used ring are logged too. @default 0 */
+  readonly flags?: number
+  /** Where in the log the used ring stands, a guest address; meaningless without the flag. @default 0 */
+  readonly log?: bigint
+}
+
+/** One region of "Memory regions description". */
+export interface RegionDescription {
+  readonly guestAddress: number
+  /** Bytes. */
+  readonly size: number
+  /** Where the front-end has it. */
+  readonly userAddress: number
+  /** Where in the passed file it begins ("mmap offset"). */
+  readonly offset: number
+}
+
+/** "Virtio device config space": a range and, where it goes along, its bytes. */
+export interface ConfigRange {
+  readonly offset: number
+  /** Bytes. */
+  readonly size: number
+  /** 0 for a write of the guest's, 1 for live migration. */
+  readonly flags: number
+  /** As many bytes as `size`. */
+  readonly data: Uint8Array
+}
+
+/** The ring that a descriptor is for, and whether one comes along. */
+export interface VringDescriptor {
+  readonly index: number
+  readonly hasFd: boolean
+}
+
+/** @throws VhostUserError for another size, as all decoders here */
+export function decodeNothing (payload: Uint8Array): void {
+  view(payload, 0)
+}
+
+export function encodeU64 (value: bigint): Uint8Array {
+  const bytes = new Uint8Array(8)
+  new DataView(bytes.buffer).setBigUint64(0, value, true)
+  return bytes
+}
+
+export function decodeU64 (payload: Uint8Array): bigint {
+  return view(payload, 8).getBigUint64(0, true)
+}
+
+export function encodeVringState ({ index, num }: VringState): Uint8Array {
+  const bytes = new Uint8Array(8)
+  const out = new DataView(bytes.buffer)
+  out.setUint32(0, index, true)
+  out.setUint32(4, num, true)
+  return bytes
+}
+
+export function decodeVringState (payload: Uint8Array): VringState {
+  const from = view(payload, 8)
+  return { index: from.getUint32(0, true), num: from.getUint32(4, true) }
+}
+
+export function encodeVringDescriptor ({ index, hasFd }: VringDescriptor): Uint8Array {
+  return encodeU64(BigInt(index) | (hasFd ? 0n : VRING_NO_FD))
+}
+
+export function decodeVringDescriptor (payload: Uint8Array): VringDescriptor {
+  const value = decodeU64(payload)
+  if ((value & ~(VRING_INDEX_MASK | VRING_NO_FD)) !== 0n) throw refused(`0x${value.toString(16)} is no ring index: it has 8 bits`)
+  return { index: Number(value & VRING_INDEX_MASK), hasFd: (value & VRING_NO_FD) === 0n }
+}
+
+export function encodeVringAddress ({ index, descriptor, available, used, flags = 0, log = 0n }: VringAddress): Uint8Array {
+  const bytes = new Uint8Array(40)
+  const out = new DataView(bytes.buffer)
+  out.setUint32(0, index, true)
+  out.setUint32(4, flags, true)
+  for (const [at, address] of [[8, descriptor], [16, used], [24, available]] as const) out.setBigUint64(at, BigInt(address), true)
+  out.setBigUint64(32, log, true)
+  return bytes
+}
+
+export function decodeVringAddress (payload: Uint8Array): Required<VringAddress> {
+  const from = view(payload, 40)
+  return {
+    index: from.getUint32(0, true),
+    flags: from.getUint32(4, true),
+    descriptor: address(from, 8),
+    used: address(from, 16),
+    available: address(from, 24),
+    // Never an address of this process, and all ones where the front-end has no log.
+    log: from.getBigUint64(32, true)
+  }
+}
+
+export function encodeMemoryTable (regions: readonly RegionDescription[]): Uint8Array {
+  const bytes = new Uint8Array(TABLE_HEADER_BYTES + REGION_BYTES * regions.length)
+  const out = new DataView(bytes.buffer)
+  out.setUint32(0, regions.length, true)
+  regions.forEach((region, index) => putRegion(out, TABLE_HEADER_BYTES + REGION_BYTES * index, region))
+  return bytes
+}
+
+/** The regions of a table. Room for more of them may follow, unused: some front-ends send their whole array. */
+export function decodeMemoryTable (payload: Uint8Array): RegionDescription[] {
+  if (payload.length < TABLE_HEADER_BYTES) throw wrongSize(payload, `${TABLE_HEADER_BYTES} or more`)
+  const from = new DataView(payload.buffer, payload.byteOffset, payload.length)
+  const count = from.getUint32(0, true)
+  if (count > TABLE_REGIONS_MAX) throw refused(`a table of ${count} memory regions: ${TABLE_REGIONS_MAX} are taken at most`)
+  const room = (payload.length - TABLE_HEADER_BYTES) / REGION_BYTES
+  if (count > room || !Number.isInteger(room)) throw wrongSize(payload, `${TABLE_HEADER_BYTES} and ${REGION_BYTES} for each of ${count} regions`)
+  return Array.from({ length: count }, (_, index) => getRegion(from, TABLE_HEADER_BYTES + REGION_BYTES * index))
+}
+
+/** "Single memory region description". */
+export function encodeRegion (region: RegionDescription): Uint8Array {
+  const bytes = new Uint8Array(8 + REGION_BYTES)
+  putRegion(new DataView(bytes.buffer), 8, region)
+  return bytes
+}
+
+export function decodeRegion (payload: Uint8Array): RegionDescription {
+  return getRegion(view(payload, 8 + REGION_BYTES), 8)
+}
+
+export function encodeConfig ({ offset, size, flags, data }: ConfigRange): Uint8Array {
+  const bytes = new Uint8Array(CONFIG_HEADER_BYTES + size)
+  const out = new DataView(bytes.buffer)
+  out.setUint32(0, offset, true)
+  out.setUint32(4, size, true)
+  out.setUint32(8, flags, true)
+  bytes.set(data.subarray(0, size), CONFIG_HEADER_BYTES)
+  return bytes
+}
+
+/** A range within `CONFIG_BYTES_MAX`, of 1 or more bytes, all of which are there. */
+export function decodeConfig (payload: Uint8Array): ConfigRange {
+  if (payload.length < CONFIG_HEADER_BYTES) throw wrongSize(payload, `${CONFIG_HEADER_BYTES} or more`)
+  const from = new DataView(payload.buffer, payload.byteOffset, payload.length)
+  const [offset, size, flags] = [from.getUint32(0, true), from.getUint32(4, true), from.getUint32(8, true)]
+  if (size === 0 || offset + size > CONFIG_BYTES_MAX) {
+    throw refused(`${size} bytes at offset ${offset}: the configuration space has ${CONFIG_BYTES_MAX} bytes`)
+  }
+  if (payload.length !== CONFIG_HEADER_BYTES + size) throw wrongSize(payload, `${CONFIG_HEADER_BYTES + size}`)
+  return { offset, size, flags, data: payload.slice(CONFIG_HEADER_BYTES) }
+}
+
+function putRegion (out: DataView, at: number, { guestAddress, size, userAddress, offset }: RegionDescription): void {
+  [guestAddress, size, userAddress, offset].forEach((value, index) => out.setBigUint64(at + 8 * index, BigInt(value), true))
+}
+
+function getRegion (from: DataView, at: number): RegionDescription {
+  return {
+    guestAddress: address(from, at),
+    size: address(from, at + 8),
+    userAddress: address(from, at + 16),
+    offset: address(from, at + 24)
+  }
+}
+
+function address (from: DataView, at: number): number {
+  const value = from.getBigUint64(at, true)
+  if (value > BigInt(Number.MAX_SAFE_INTEGER)) throw refused(`0x${value.toString(16)} is beyond any address: 2^53 is the limit here`)
+  return Number(value)
+}
+
+function view (payload: Uint8Array, size: number): DataView {
+  if (payload.length !== size) throw wrongSize(payload, `${size}`)
+  return new DataView(payload.buffer, payload.byteOffset, size)
+}
+
+function wrongSize (payload: Uint8Array, wanted: string): Error {
+  return refused(`a payload of ${payload.length} bytes where ${wanted} belong`)
+}

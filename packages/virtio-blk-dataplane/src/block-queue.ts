@@ -1,0 +1,323 @@
+import { EventNotifier } from '@node-vmm/event-poll'
+import type { GuestMemory } from '@node-vmm/hostmem'
+import { type Engine, type EngineName, IoQueue } from '@node-vmm/ioq'
+import { errno } from '@node-vmm/libc'
+import { CHAIN_DESCRIPTORS_MAX, DescriptorChain, type PopResult, type SplitVring, type VringFault } from '@node-vmm/vring'
+import type { Gate } from './gate.ts'
+import {
+  SECTOR_BYTES, VIRTIO_BLK_HEADER_BYTES, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+  VIRTIO_BLK_T_BARRIER, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT
+} from './request.ts'
+import { BYTES_READ, BYTES_WRITTEN, ERRORS, INTERRUPTS, KICKS, REQUESTS } from './statistics.ts'
+import type { Tracer } from './trace.ts'
+
+// The hot path: kick, pop, parse, submit, complete, push, call. Its invariants:
+// - A request is known by its chain's head, unique while in flight (the ring refuses the same head twice): its slot in
+//   every array here and in the I/O queue, which both have as many as the ring has entries.
+// - Nothing of guest memory is read twice: the chain and the header are copied, then judged.
+// - Nothing is allocated for a request.
+// - One submission a batch, one look at the guest's wish for an interrupt a batch.
+// - A batch is counted in by the gate before it is popped: whoever drains sees all of it or nothing.
+
+const WINDOW_MASK = 0x3fffffff
+/** Sectors are numbers, exact below 2^53: no disk is larger. */
+const SECTOR_HIGH_MAX = 0x1fffff
+
+/** The disk as the requests of all its queues see it. */
+export interface Disk {
+  readonly fd: number
+  readonly readOnly: boolean
+  /** Sectors of 512 bytes. */
+  readonly sectors: number
+  /** What GET_ID answers: 20 bytes, padded with zeros. */
+  readonly id: Uint8Array
+}
+
+/** What a queue works with. */
+export interface BlockQueueInit {
+  readonly index: number
+  readonly memory: GuestMemory
+  readonly vring: SplitVring
+  readonly disk: Disk
+  readonly engine: 'auto' | EngineName | Engine
+  readonly gate: Gate
+  /** Counters of this queue, see `StatisticsTable`. */
+  readonly counters: Float64Array
+  readonly call: EventNotifier | undefined
+  /** The ring is broken: called once. */
+  readonly onFault: (fault: VringFault) => void
+  /** A batch was cut short: `serve` is to be called again, after other work had its turn. */
+  readonly onYield: () => void
+  readonly tracer: Tracer | undefined
+}
+
+/** Serves the requests of one virtqueue. */
+export class BlockQueue {
+  readonly index: number
+  readonly ioq: IoQueue
+  /** Interrupts the guest; undefined where it polls. May be replaced while the queue runs. */
+  call: EventNotifier | undefined
+  tracer: Tracer | undefined
+  /** Set to pop no more: what is in flight is completed. */
+  stopping = false
+
+  readonly #vring: SplitVring
+  readonly #chain: DescriptorChain
+  readonly #disk: Disk
+  readonly #gate: Gate
+  readonly #counters: Float64Array
+  readonly #onFault: (fault: VringFault) => void
+  readonly #onYield: () => void
+  #faultReported = false
+  /** Requests taken in by this batch that are in flight at its end. */
+  #submitted = 0
+  /** Requests finished that the guest was not shown yet. */
+  #finished = 0
+
+  // Of each request in flight, by head: where its status byte is, how many bytes it moves, and whether to the guest.
+  readonly #statusWindow: DataView[]
+  readonly #statusOffset: Int32Array
+  readonly #bytes: Float64Array
+  readonly #toGuest: Uint8Array
+
+  constructor (init: BlockQueueInit) {
+    const { index, memory, vring, disk, engine, gate, counters, call, onFault, onYield, tracer } = init
+    this.index = index
+    this.call = call
+    this.tracer = tracer
+    this.#vring = vring
+    this.#chain = new DescriptorChain(memory)
+    this.#disk = disk
+    this.#gate = gate
+    this.#counters = counters
+    this.#onFault = onFault
+    this.#onYield = onYield
+    const nowhere = new DataView(new ArrayBuffer(1))
+    this.#statusWindow = new Array(vring.size).fill(nowhere)
+    this.#statusOffset = new Int32Array(vring.size)
+    this.#bytes = new Float64Array(vring.size)
+    this.#toGuest = new Uint8Array(vring.size)
+    this.ioq = new IoQueue({
+      fd: disk.fd,
+      depth: vring.size,
+      segmentsMax: CHAIN_DESCRIPTORS_MAX,
+      engine,
+      onComplete: (head, result) => this.#complete(head, result)
+    })
+  }
+
+  get vring (): SplitVring {
+    return this.#vring
+  }
+
+  /** The guest kicked, or there is another reason to look at the ring. */
+  onKick (): void {
+    this.#counters[KICKS]!++
+    this.serve()
+  }
+
+  /** Takes in what the guest has made available, unless somebody holds the gate: letting go, they have it called again. */
+  serve (): void {
+    if (this.stopping || !this.#gate.enter()) return
+    this.#submitted = 0
+    const more = this.#takeIn()
+    if (this.#submitted > 0) this.ioq.submit()
+    this.#gate.leave(this.index, this.#submitted)
+    this.#interrupt()
+    if (more) this.#onYield()
+  }
+
+  /** The I/O queue says that something is complete. */
+  onCompletion (): void {
+    const completed = this.ioq.reap()
+    if (this.ioq.stalled) this.ioq.submit()
+    if (completed === 0) return
+    this.#interrupt()
+    this.#gate.complete(this.index, completed)
+    if (this.#vring.moreAvailable()) this.serve()
+  }
+
+  /**
+   * @returns whether the batch was cut short. One ring of requests may be in flight; only requests that finish at once
+   * let a guest send more, and with those it could keep the thread to itself.
+   */
+  #takeIn (): boolean {
+    const vring = this.#vring
+    let budget = 2 * vring.size
+    for (;;) {
+      vring.disableNotification()
+      let popped: PopResult
+      while ((popped = vring.pop(this.#chain)) === 'chain') {
+        this.#process(this.#chain)
+        if (--budget === 0) return true
+      }
+      if (popped === 'broken') {
+        this.#reportFault()
+        return false
+      }
+      if (vring.enableNotification() === 'empty') return false
+    }
+  }
+
+  #reportFault (): void {
+    const fault = this.#vring.fault
+    if (fault === undefined || this.#faultReported) return
+    this.#faultReported = true
+    this.#onFault(fault)
+  }
+
+  #process (chain: DescriptorChain): void {
+    const { head } = chain
+    if (this.tracer !== undefined) this.#traceProcess(chain)
+    if (chain.readableBytes < VIRTIO_BLK_HEADER_BYTES || chain.writableBytes < 1) {
+      // Nowhere to say so: the ring itself is at fault, as QEMU holds too.
+      this.#vring.break(`the chain of head ${head} has ${chain.readableBytes} bytes to read and ${chain.writableBytes} to write: ` +
+        'a request has a header of 16 bytes and a byte for its status', head)
+      return
+    }
+    this.#locateStatus(chain)
+
+    const header = this.#header(chain)
+    const at = this.#headerOffset
+    const type = (header.getUint32(at, true) & ~VIRTIO_BLK_T_BARRIER) >>> 0
+    const sectorLow = header.getUint32(at + 8, true)
+    const sectorHigh = header.getUint32(at + 12, true)
+
+    switch (type) {
+      case VIRTIO_BLK_T_IN:
+        return this.#transfer(chain, sectorLow, sectorHigh, true)
+      case VIRTIO_BLK_T_OUT:
+        if (this.#disk.readOnly) return this.#finish(head, VIRTIO_BLK_S_IOERR, 1)
+        return this.#transfer(chain, sectorLow, sectorHigh, false)
+      case VIRTIO_BLK_T_FLUSH:
+        this.#bytes[head] = 0
+        this.#toGuest[head] = 0
+        this.ioq.flush(head)
+        this.#submitted++
+        return undefined
+      case VIRTIO_BLK_T_GET_ID: {
+        const written = chain.copyToWritable(this.#disk.id, Math.min(VIRTIO_BLK_ID_BYTES, chain.writableBytes - 1))
+        return this.#finish(head, VIRTIO_BLK_S_OK, written + 1)
+      }
+      default:
+        return this.#finish(head, VIRTIO_BLK_S_UNSUPP, 1)
+    }
+  }
+
+  /** The last byte that the device may write is the status, however the chain is framed (virtio 1.2, 2.7.4, 5.2.6). */
+  #locateStatus (chain: DescriptorChain): void {
+    const { head, memory } = chain
+    const last = chain.readableCount + chain.writableCount - 1
+    const region = chain.region[last]!
+    const address = chain.guestAddress[last]! + chain.length[last]! - 1
+    this.#statusWindow[head] = memory.window(region, address)
+    this.#statusOffset[head] = (address - memory.starts[region]!) & WINDOW_MASK
+  }
+
+  readonly #scratch = new Uint8Array(VIRTIO_BLK_HEADER_BYTES)
+  readonly #scratchView = new DataView(this.#scratch.buffer)
+  #headerOffset = 0
+
+  /** The request's header, at `#headerOffset`: in place where one segment has it (each field is read once), else copied together. */
+  #header (chain: DescriptorChain): DataView {
+    if (chain.length[0]! < VIRTIO_BLK_HEADER_BYTES) {
+      chain.copyReadable(this.#scratch)
+      this.#headerOffset = 0
+      return this.#scratchView
+    }
+    const region = chain.region[0]!
+    const address = chain.guestAddress[0]!
+    this.#headerOffset = (address - chain.memory.starts[region]!) & WINDOW_MASK
+    return chain.memory.window(region, address)
+  }
+
+  #transfer (chain: DescriptorChain, sectorLow: number, sectorHigh: number, toGuest: boolean): void {
+    const { head } = chain
+    const bytes = toGuest ? chain.writableBytes - 1 : chain.readableBytes - VIRTIO_BLK_HEADER_BYTES
+    const sector = sectorHigh * 0x100000000 + sectorLow
+    const { sectors } = this.#disk
+    if (sectorHigh > SECTOR_HIGH_MAX || bytes % SECTOR_BYTES !== 0 || sector > sectors || bytes / SECTOR_BYTES > sectors - sector) {
+      return this.#finish(head, VIRTIO_BLK_S_IOERR, 1)
+    }
+    if (bytes === 0) return this.#finish(head, VIRTIO_BLK_S_OK, 1)
+
+    const { ioq } = this
+    const first = toGuest ? chain.readableCount : 0
+    const skip = toGuest ? 0 : VIRTIO_BLK_HEADER_BYTES
+    const count = toGuest ? chain.writableCount : chain.readableCount
+    if (count > CHAIN_DESCRIPTORS_MAX) return this.#finish(head, VIRTIO_BLK_S_IOERR, 1)
+    const filled = this.#fillSegments(chain, first, ioq.prepare(head, count), skip, bytes)
+    this.#bytes[head] = bytes
+    this.#toGuest[head] = Number(toGuest)
+    ioq.offset[head] = sector * SECTOR_BYTES
+    if (toGuest) ioq.read(head, filled)
+    else ioq.write(head, filled)
+    this.#submitted++
+  }
+
+  /** Writes the iovecs of the chain's `bytes` from segment `first` on, without the first `skip` bytes. @returns how many iovecs */
+  #fillSegments (chain: DescriptorChain, first: number, at: number, skip: number, bytes: number): number {
+    const { iovecs } = this.ioq
+    let filled = 0
+    let left = bytes
+    for (let index = first; left > 0; index++) {
+      const length = chain.length[index]!
+      if (skip >= length) {
+        skip -= length
+        continue
+      }
+      const address = chain.hostAddress[index]! + skip
+      const here = Math.min(length - skip, left)
+      iovecs[at] = address
+      iovecs[at + 1] = address / 0x100000000
+      iovecs[at + 2] = here
+      iovecs[at + 3] = 0
+      at += 4
+      filled++
+      left -= here
+      skip = 0
+    }
+    return filled
+  }
+
+  #complete (head: number, result: number): void {
+    if (result >= 0) {
+      const bytes = this.#bytes[head]!
+      const toGuest = this.#toGuest[head] === 1
+      this.#counters[toGuest ? BYTES_READ : BYTES_WRITTEN]! += bytes
+      this.#finish(head, VIRTIO_BLK_S_OK, toGuest ? bytes + 1 : 1, result)
+    } else {
+      this.#finish(head, result === -errno.EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR, 1, result)
+    }
+  }
+
+  /** Writes the status and gives the chain back; `written` are the bytes that the guest finds changed, the status with them. */
+  #finish (head: number, status: number, written: number, result = 0): void {
+    this.#statusWindow[head]!.setUint8(this.#statusOffset[head]!, status)
+    this.#vring.push(head, written)
+    this.#finished++
+    this.#counters[REQUESTS]!++
+    if (status !== VIRTIO_BLK_S_OK) this.#counters[ERRORS]!++
+    this.tracer?.({ name: 'virtio_blk_data_plane_complete_request', queue: this.index, head, result })
+  }
+
+  /** Shows the guest what was finished, and interrupts it if it wants that. */
+  #interrupt (): void {
+    if (this.#finished === 0) return
+    this.#finished = 0
+    this.#vring.publish()
+    if (!this.#vring.shouldNotify() || this.call === undefined) return
+    this.call.notify()
+    this.#counters[INTERRUPTS]!++
+  }
+
+  #traceProcess (chain: DescriptorChain): void {
+    this.tracer?.({
+      name: 'virtio_blk_data_plane_process_request',
+      queue: this.index,
+      readable: chain.readableCount,
+      writable: chain.writableCount,
+      head: chain.head
+    })
+  }
+}

@@ -1,0 +1,114 @@
+import { EventNotifier } from '@node-vmm/event-poll'
+import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads'
+import { DataPlaneError } from './errors.ts'
+import type { CommandMessage, CommandName, Commands, ThreadInit, ThreadMessage } from './messages.ts'
+import type { TraceEvent } from './trace.ts'
+import type { VringFault } from '@node-vmm/vring'
+
+/** What happens in the thread by itself. */
+export interface ThreadEvents {
+  onFault (queue: number, fault: VringFault): void
+  onTrace (event: TraceEvent): void
+  /** The thread died: a fault of this software. */
+  onDeath (error: DataPlaneError): void
+}
+
+interface Pending {
+  readonly resolve: (value: any) => void
+  readonly reject: (error: unknown) => void
+}
+
+// A thread inside a system call holds up `process.exit()`: every live one is told to end when the process is to.
+const live = new Set<DataPlaneThread>()
+let exitHooked = false
+
+/** A data-plane thread as the control plane sees it: commands go in, answers and events come out. */
+export class DataPlaneThread {
+  /** Adds to this eventfd make the thread look at its commands and its rings. Usable from any thread of the process. */
+  readonly wake = EventNotifier.create()
+  readonly #worker: Worker
+  readonly #port: MessagePort
+  readonly #events: ThreadEvents
+  readonly #pending = new Map<number, Pending>()
+  readonly #ended: Promise<void>
+  #nextId = 0
+  #death: DataPlaneError | undefined
+
+  constructor (init: Omit<ThreadInit, 'port' | 'wakeFd'>, events: ThreadEvents) {
+    const { port1, port2 } = new MessageChannel()
+    this.#port = port1
+    this.#events = events
+    const workerData: ThreadInit = { ...init, port: port2, wakeFd: this.wake.fd }
+    this.#worker = new Worker(workerEntry(), { workerData, transferList: [port2], name: 'virtio-blk-data-plane' })
+    port1.on('message', (message: ThreadMessage) => this.#onMessage(message))
+    this.#worker.on('error', (error) => this.#onDeath(error))
+    this.#ended = new Promise((resolve) => this.#worker.once('exit', () => {
+      this.#onEnd()
+      resolve()
+    }))
+    live.add(this)
+    hookExit()
+  }
+
+  /** Has the thread do something. @throws what it answers with; DataPlaneError ERR_THREAD when it died */
+  command<Name extends CommandName> (name: Name, argument: Commands[Name]['argument']): Promise<Commands[Name]['answer']> {
+    if (this.#death !== undefined) return Promise.reject(this.#death)
+    const id = this.#nextId++
+    return new Promise((resolve, reject) => {
+      this.#pending.set(id, { resolve, reject })
+      this.#port.postMessage({ id, name, argument } as CommandMessage)
+      this.wake.notify()
+    })
+  }
+
+  /** Ends the thread, whose queues are stopped, and waits for it. */
+  async exit (): Promise<void> {
+    if (this.#death === undefined) await this.command('exit', undefined)
+    await this.#ended
+    this.wake.close()
+  }
+
+  /** Tells the thread to end, without waiting: for a process that is about to. */
+  abandon (): void {
+    this.#port.postMessage({ id: this.#nextId++, name: 'exit', argument: undefined } satisfies CommandMessage)
+    this.wake.notify()
+  }
+
+  #onMessage (message: ThreadMessage): void {
+    switch (message.kind) {
+      case 'answer': return this.#take(message.id)?.resolve(message.value)
+      case 'failure': return this.#take(message.id)?.reject(message.error)
+      case 'fault': return this.#events.onFault(message.queue, message.fault)
+      case 'trace': return this.#events.onTrace(message.event)
+    }
+  }
+
+  #take (id: number): Pending | undefined {
+    const pending = this.#pending.get(id)
+    this.#pending.delete(id)
+    return pending
+  }
+
+  #onDeath (cause: Error): void {
+    this.#death = new DataPlaneError('ERR_THREAD', `the data-plane thread died: ${cause.message}`)
+    this.#death.cause = cause
+    for (const { reject } of this.#pending.values()) reject(this.#death)
+    this.#pending.clear()
+    this.#events.onDeath(this.#death)
+  }
+
+  #onEnd (): void {
+    live.delete(this)
+    this.#port.close()
+  }
+}
+
+function workerEntry (): URL {
+  return new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js', import.meta.url)
+}
+
+function hookExit (): void {
+  if (exitHooked) return
+  exitHooked = true
+  process.on('exit', () => { for (const thread of live) thread.abandon() })
+}

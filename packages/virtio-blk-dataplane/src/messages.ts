@@ -1,0 +1,64 @@
+import type { GuestMemoryData } from '@node-vmm/hostmem'
+import type { SplitVringInit, VirtqueueState, VringFault } from '@node-vmm/vring'
+import type { MessagePort } from 'node:worker_threads'
+import type { Disk } from './block-queue.ts'
+import type { EngineChoice } from './engine.ts'
+import type { TraceEvent } from './trace.ts'
+
+/** What a data-plane thread begins with. */
+export interface ThreadInit {
+  /** Where commands come from and answers go. */
+  readonly port: MessagePort
+  /** An eventfd: commands wait on the port, or a hold was let go. */
+  readonly wakeFd: number
+  readonly gate: SharedArrayBuffer
+  readonly statistics: SharedArrayBuffer
+  readonly disk: Disk
+  readonly engine: EngineChoice
+  readonly cpus: readonly number[] | undefined
+  readonly trace: boolean
+}
+
+/** A queue to serve: its ring, and how the guest and the device wake each other. */
+export interface QueueData {
+  readonly index: number
+  readonly memory: GuestMemoryData
+  readonly ring: SplitVringInit
+  readonly kickFd: number
+  readonly callFd: number | undefined
+  readonly errorFd: number | undefined
+}
+
+/** What the thread is asked to do, with what it answers. */
+export interface Commands {
+  /** Serves a queue; looks at its ring once. */
+  startQueue: { readonly argument: QueueData, readonly answer: StartedQueue }
+  /** Stops popping, completes what is in flight, lets go of the queue. */
+  stopQueue: { readonly argument: number, readonly answer: VirtqueueState }
+  /** Replaces the call eventfd of a running queue. */
+  setCall: { readonly argument: { readonly index: number, readonly callFd: number | undefined }, readonly answer: undefined }
+  /** Switches the trace events on or off. */
+  setTrace: { readonly argument: boolean, readonly answer: undefined }
+  /** Ends the thread. All queues are stopped. */
+  exit: { readonly argument: undefined, readonly answer: undefined }
+}
+
+/** Which kernel interface a queue got, and why not a better one. */
+export interface StartedQueue {
+  readonly engine: string
+  readonly rejected: readonly { readonly engine: string, readonly reason: string }[]
+}
+
+export type CommandName = keyof Commands
+
+/** A command on its way to the thread. */
+export type CommandMessage = {
+  [Name in CommandName]: { readonly id: number, readonly name: Name, readonly argument: Commands[Name]['argument'] }
+}[CommandName]
+
+/** What comes back: answers by the command's id, and what happens by itself. */
+export type ThreadMessage =
+  | { readonly kind: 'answer', readonly id: number, readonly value: unknown }
+  | { readonly kind: 'failure', readonly id: number, readonly error: unknown }
+  | { readonly kind: 'fault', readonly queue: number, readonly fault: VringFault }
+  | { readonly kind: 'trace', readonly event: TraceEvent }

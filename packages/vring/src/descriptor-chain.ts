@@ -1,0 +1,119 @@
+import { type GuestMemory, WINDOW_BYTES } from '@node-vmm/hostmem'
+
+/** The most descriptors that a chain may have, an indirect table's included: as many as one vectored I/O takes (IOV_MAX). */
+export const CHAIN_DESCRIPTORS_MAX = 1024
+// A descriptor that straddles regions becomes several segments: a little room for those.
+const SEGMENTS_MAX = CHAIN_DESCRIPTORS_MAX + 64
+
+/**
+ * A chain of descriptors, copied out of the ring and checked: first the segments that the device reads, then those
+ * that it writes. One object serves one pop after the other; nothing is allocated for a chain.
+ *
+ * A segment is a host range in one region: a descriptor that straddles regions becomes several.
+ */
+export class DescriptorChain {
+  /** The map of guest memory in which the segments were found. */
+  memory: GuestMemory
+  /** The index of the first descriptor: the chain's name until it is pushed back. */
+  head = 0
+  /** Segments 0 to `readableCount - 1` are the device's to read. */
+  readableCount = 0
+  /** The `writableCount` segments behind them are the device's to write. */
+  writableCount = 0
+  readableBytes = 0
+  writableBytes = 0
+
+  /** Guest address of each segment. */
+  readonly guestAddress = new Float64Array(SEGMENTS_MAX)
+  /** Host address of each segment. */
+  readonly hostAddress = new Float64Array(SEGMENTS_MAX)
+  /** Bytes of each segment, at least 1. */
+  readonly length = new Uint32Array(SEGMENTS_MAX)
+  /** Index of each segment's region in `memory.regions`. */
+  readonly region = new Uint16Array(SEGMENTS_MAX)
+
+  constructor (memory: GuestMemory) {
+    this.memory = memory
+  }
+
+  /** Empties it for another pop. @internal */
+  begin (head: number): void {
+    this.head = head
+    this.readableCount = 0
+    this.writableCount = 0
+    this.readableBytes = 0
+    this.writableBytes = 0
+  }
+
+  /**
+   * Adds a guest range, split where regions end.
+   *
+   * @returns why it cannot be added, or undefined. @internal
+   */
+  append (address: number, length: number, write: boolean): 'readable-after-writable' | 'address-unmapped' | 'chain-too-long' | undefined {
+    if (!write && this.writableCount > 0) return 'readable-after-writable'
+    const { memory } = this
+    let at = address
+    let left = length
+    while (left > 0) {
+      const index = this.readableCount + this.writableCount
+      if (index === SEGMENTS_MAX) return 'chain-too-long'
+      const region = memory.find(at)
+      if (region < 0 || (write && memory.writable[region] === 0)) return 'address-unmapped'
+      const here = Math.min(left, memory.ends[region]! - at)
+      this.guestAddress[index] = at
+      this.hostAddress[index] = at + memory.hostOffsets[region]!
+      this.length[index] = here
+      this.region[index] = region
+      if (write) this.writableCount++
+      else this.readableCount++
+      at += here
+      left -= here
+    }
+    if (write) this.writableBytes += length
+    else this.readableBytes += length
+    return undefined
+  }
+
+  /**
+   * Copies the first bytes that the driver sent, however it framed them.
+   *
+   * @returns how many there were, at most `target.length`.
+   */
+  copyReadable (target: Uint8Array): number {
+    let copied = 0
+    for (let index = 0; index < this.readableCount && copied < target.length; index++) {
+      const view = this.#window(index)
+      const at = this.#offset(index)
+      const here = Math.min(this.length[index]!, target.length - copied, view.byteLength - at)
+      for (let byte = 0; byte < here; byte++) target[copied++] = view.getUint8(at + byte)
+    }
+    return copied
+  }
+
+  /**
+   * Copies bytes to the start of what the driver wants written, however it framed it.
+   *
+   * @param limit of the writable bytes, how many belong to this copy. @default all
+   * @returns how many found room.
+   */
+  copyToWritable (source: Uint8Array, limit = this.writableBytes): number {
+    const room = Math.min(source.length, limit)
+    let copied = 0
+    for (let index = this.readableCount; copied < room; index++) {
+      const view = this.#window(index)
+      const at = this.#offset(index)
+      const here = Math.min(this.length[index]!, room - copied, view.byteLength - at)
+      for (let byte = 0; byte < here; byte++) view.setUint8(at + byte, source[copied++]!)
+    }
+    return copied
+  }
+
+  #window (index: number): DataView {
+    return this.memory.window(this.region[index]!, this.guestAddress[index]!)
+  }
+
+  #offset (index: number): number {
+    return (this.guestAddress[index]! - this.memory.starts[this.region[index]!]!) % WINDOW_BYTES
+  }
+}

@@ -1,0 +1,53 @@
+import type { DescriptorChain } from './descriptor-chain.ts'
+import type { VringFault } from './errors.ts'
+
+/** `'chain'`: one was popped. `'empty'`: none is there. `'broken'`: the ring is malformed, see `fault`. */
+export type PopResult = 'chain' | 'empty' | 'broken'
+
+/** What is needed to go on with a queue elsewhere. */
+export interface VirtqueueState {
+  /** The next available-ring index to pop: what vhost-user calls the vring base. */
+  readonly availableIndex: number
+  /** The next used-ring index to push. */
+  readonly usedIndex: number
+}
+
+/** The device's side of a virtqueue, whatever its layout in memory. */
+export interface Virtqueue {
+  /** Entries. */
+  readonly size: number
+  /** Chains popped and not yet pushed back. */
+  readonly inFlight: number
+  /** Why the queue is broken; undefined while it is well. */
+  readonly fault: VringFault | undefined
+
+  /** Takes the next chain off the queue, checked as a whole. */
+  pop (chain: DescriptorChain): PopResult
+  /**
+   * Gives a chain back, with the number of bytes written to it. The driver sees it after `publish`: a batch of
+   * completions is one index store and one decision to interrupt.
+   *
+   * @throws VringError ERR_NOT_IN_FLIGHT for a head that was not popped
+   */
+  push (head: number, written: number): void
+  /** Shows the driver all that was pushed. */
+  publish (): void
+  /** Whether the driver has made chains available that were not popped. */
+  moreAvailable (): boolean
+  /** Asks the driver not to kick: while the device is looking anyway. A hint, the driver may kick all the same. */
+  disableNotification (): void
+  /**
+   * Asks the driver to kick, then looks once more: what became available just before would not be kicked for.
+   *
+   * @returns `'empty'`: nothing is there, and a kick will tell when it is. `'more'`: pop on.
+   */
+  enableNotification (): 'empty' | 'more'
+  /** Whether the driver wants to be interrupted for what was published since this was asked last. */
+  shouldNotify (): boolean
+  /** Declares the queue broken for a reason of the device's own. The first reason stays. */
+  break (message: string, head?: number): void
+  /** The state to go on from, elsewhere. Chains in flight are not part of it: complete them first. */
+  save (): VirtqueueState
+  /** Back to the state of a fresh queue: all indices 0, nothing in flight, not broken. */
+  reset (): void
+}
