@@ -47,6 +47,7 @@ export class GuestMemory {
   readonly #mappings: readonly Mapping[]
   readonly #windows: (DataView | undefined)[] = []
   readonly #firstWindow: Uint32Array
+  readonly #address = new Float64Array(1)
   #holders = 1
 
   private constructor (regions: readonly GuestRegion[], mappings: readonly Mapping[]) {
@@ -167,6 +168,13 @@ export class GuestMemory {
 
   /** The index of the region that has a guest address, or -1. By binary search. */
   find (address: number): number {
+    this.#address[0] = address
+    return this.findAt(this.#address, 0)
+  }
+
+  /** `find` of `addresses[index]`, for hot paths: an address above 2^31 that is an argument may cost an object. */
+  findAt (addresses: Float64Array, index: number): number {
+    const address = addresses[index]!
     let low = 0
     let high = this.starts.length - 1
     while (low <= high) {
@@ -215,7 +223,13 @@ export class GuestMemory {
    * `WINDOW_BYTES` in it, with 64 KiB behind it where the region has as much.
    */
   window (region: number, address: number): DataView {
-    const offset = address - this.starts[region]!
+    this.#address[0] = address
+    return this.windowAt(region, this.#address, 0)
+  }
+
+  /** `window` of `addresses[index]`, for hot paths: see `findAt`. */
+  windowAt (region: number, addresses: Float64Array, at: number): DataView {
+    const offset = addresses[at]! - this.starts[region]!
     const index = this.#firstWindow[region]! + (offset / WINDOW_BYTES | 0)
     return this.#windows[index] ?? this.#openWindow(region, index)
   }

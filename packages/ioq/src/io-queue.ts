@@ -241,6 +241,8 @@ export class IoQueue {
   close (options: IoQueueCloseOptions = {}): number {
     if (this.#lost !== undefined) return this.#lost
     this.#drain(performance.now() + (options.timeout ?? CLOSE_TIMEOUT))
+    // A callback may have closed it meanwhile.
+    if (this.#lost !== undefined) return this.#lost
     this.#lost = this.#inFlight
     close(this.#zeroes)
     this.#one.close()
@@ -387,7 +389,7 @@ export class IoQueue {
 
   #drain (deadline: number): void {
     const nap = new Int32Array(new SharedArrayBuffer(4))
-    while (this.#inFlight > 0) {
+    while (this.#inFlight > 0 && this.#lost === undefined) {
       if (this.#from < this.#to) this.submit()
       this.reap()
       if (this.#inFlight === 0 || performance.now() >= deadline) return

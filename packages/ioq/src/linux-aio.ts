@@ -34,8 +34,15 @@ const RING_HEADER_BYTES = 32
 const EVENT_BYTES = 32
 const EVENT_WORDS = EVENT_BYTES / 4
 const EVENT_RESULT = 4
-/** Completions taken by one io_getevents. */
-const EVENTS_AT_ONCE = 64
+
+/** What Linux AIO works on. */
+export interface LinuxAioOptions extends EngineOptions {
+  /**
+   * Read completions from the memory that the kernel shares, where its layout is the known one; otherwise with
+   * `io_getevents(2)`, one at a time. @default true
+   */
+  readonly sharedRing?: boolean
+}
 
 /**
  * Linux AIO: one `io_submit(2)` for a batch, completions read from memory that the kernel shares. Asynchronous for
@@ -48,10 +55,10 @@ export class LinuxAioEngine implements Engine {
   systemCalls = 0
   readonly #fd: number
   readonly #context: number
-  /** `depth` control blocks, `depth` pointers to them, then room for the events of io_getevents. */
+  /** `depth` control blocks, `depth` pointers to them, then room for the event that io_getevents gives. */
   readonly #memory: NativeMemory
   readonly #pointersAddress: number
-  readonly #eventsAddress: number
+  readonly #eventAddress: number
   /** The completion ring, or undefined where this kernel's has another layout. */
   #ring: Uint32Array | undefined
   /** Where the ring's entries start, in words. */
@@ -59,15 +66,16 @@ export class LinuxAioEngine implements Engine {
   #ringSize = 0
   /** The file system refuses FDSYNC (Linux before 4.18): flushes are made with a blocking fdatasync. */
   #flushBlocks = false
+  #closed = false
 
   /** @throws LinuxError such as EAGAIN, ENOSYS */
-  constructor ({ fd, depth }: EngineOptions) {
+  constructor ({ fd, depth, sharedRing = true }: LinuxAioOptions) {
     this.#fd = fd
     this.depth = depth
     this.completionFd = eventfd()
-    this.#memory = new NativeMemory(depth * (IOCB_BYTES + 8) + EVENTS_AT_ONCE * EVENT_BYTES)
+    this.#memory = new NativeMemory(depth * (IOCB_BYTES + 8) + EVENT_BYTES)
     this.#pointersAddress = this.#memory.address + depth * IOCB_BYTES
-    this.#eventsAddress = this.#pointersAddress + depth * 8
+    this.#eventAddress = this.#pointersAddress + depth * 8
     const result = ioSetup(depth, this.#memory.address)
     if (result < 0) {
       this.#memory.close()
@@ -76,7 +84,7 @@ export class LinuxAioEngine implements Engine {
     }
     this.#context = this.#memory.getUint64(0)
     this.#prepareBlocks()
-    this.#mapRing()
+    if (sharedRing) this.#mapRing()
   }
 
   submit (ids: Uint16Array, from: number, count: number, table: RequestTable): number {
@@ -152,28 +160,25 @@ export class LinuxAioEngine implements Engine {
       const result = ring[event + EVENT_RESULT]! | 0
       Atomics.store(ring, HEAD, head + 1 === this.#ringSize ? 0 : head + 1)
       sink(id, result)
-      if (this.#ring === undefined) return
+      if (this.#closed) return
     }
   }
 
   #reapByCall (sink: CompletionSink): void {
-    const { u32 } = this.#memory
-    const ids = new Uint16Array(EVENTS_AT_ONCE)
-    const results = new Int32Array(EVENTS_AT_ONCE)
-    const start = (this.#eventsAddress - this.#memory.address) / 4
-    for (let count = EVENTS_AT_ONCE; count === EVENTS_AT_ONCE;) {
+    const word = (this.#eventAddress - this.#memory.address) / 4
+    for (;;) {
       this.systemCalls++
-      count = ioGetevents(this.#context, 0, EVENTS_AT_ONCE, this.#eventsAddress)
-      for (let index = 0; index < count; index++) {
-        ids[index] = u32[start + index * EVENT_WORDS]!
-        results[index] = u32[start + index * EVENT_WORDS + EVENT_RESULT]!
-      }
-      for (let index = 0; index < count; index++) sink(ids[index]!, results[index]!)
+      // One at a time: a callback may reap too, and must find what is left.
+      if (ioGetevents(this.#context, 0, 1, this.#eventAddress) !== 1) return
+      const { u32 } = this.#memory
+      sink(u32[word]!, u32[word + EVENT_RESULT]! | 0)
+      if (this.#closed) return
     }
   }
 
   close (): void {
-    // io_destroy unmaps the ring: not even a mistaken reap may look at it afterwards.
+    // io_destroy unmaps the ring: nobody may look at it afterwards.
+    this.#closed = true
     this.#ring = undefined
     ioDestroy(this.#context)
     close(this.completionFd)

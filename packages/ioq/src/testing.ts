@@ -160,15 +160,14 @@ export class FaultyEngine implements Engine {
 
   #release (sink: CompletionSink): void {
     if (this.#held.length === 0) return
+    this.#wake()
     const now = performance.now()
-    const isDue = (held: Held): boolean => held.due <= now && held.dueReap < this.#reaps
-    const due = this.#held.filter(isDue)
-    this.#held = this.#held.filter((held) => !isDue(held))
+    const due = this.#held.filter((held) => held.due <= now && held.dueReap <= this.#reaps)
     if (due.length === 0) Atomics.wait(this.#nap, 0, 0, NAP)
-    if (this.#held.length > 0) this.#wake()
     while (due.length > 0) {
-      const [{ id, result }] = due.splice(Math.floor(this.#random() * due.length), 1) as [Held]
-      sink(id, result)
+      const [held] = due.splice(Math.floor(this.#random() * due.length), 1) as [Held]
+      this.#held.splice(this.#held.indexOf(held), 1)
+      sink(held.id, held.result)
     }
   }
 
@@ -199,12 +198,13 @@ export class FaultyEngine implements Engine {
   }
 }
 
-/** Halves a request in the table, to whole blocks of 512 bytes where it is that long. @returns what undoes it */
+/** Halves a request in the table, to whole blocks where it is that long. @returns what undoes it */
 function shorten (id: number, table: RequestTable): () => void {
   const { iovecs } = table
   const count = table.count[id]!
   const half = table.remaining[id]! / 2
-  let left = half >= 512 ? Math.floor(half / 512) * 512 : Math.floor(half)
+  const block = half >= 4096 ? 4096 : half >= 512 ? 512 : 1
+  let left = Math.floor(half / block) * block
   let word = table.first[id]! + 2
   let kept = 1
   for (; left > iovecs[word]!; kept++) {

@@ -1,1 +1,7 @@
-export {}
+/**
+ * A raw disk image served to a virtual machine over vhost-user. The program of the same name is `cli.ts`.
+ *
+ * @packageDocumentation
+ */
+export * from './block-device.ts'
+export * from './serve.ts'

@@ -44,7 +44,8 @@ export interface BackEndOptions {
  * the ring has taken buffers.
  *
  * What a front-end does wrong never throws here. A request that cannot be served is answered as failed where REPLY_ACK
- * was agreed and asked for, told to `onProblem`, and has no effect. The session ends where going on would leave the
+ * was agreed and asked for, told to `onProblem`, and has no effect, except that a ring which cannot start keeps what
+ * was said of it, and is tried again with each message that says more. The session ends where going on would leave the
  * front-end waiting or the stream unreadable: a foreign version, a payload over 4096 bytes, more than 32 descriptors, a
  * reply, half a message, or a refused request that has a reply of its own (but GET_CONFIG, which can say that it failed).
  *
@@ -132,6 +133,8 @@ export class BackEndSession {
     } catch (error) {
       failure = asError(error)
       if (isDeviceFailure(failure)) throw failure
+      // "Uses zero length of payload to indicate an error": the one request whose reply can say so.
+      if (request === FrontEndRequest.GET_CONFIG) reply = NOTHING
       this.#tell(refused(`${frontEndRequestName(request)} refused: ${failure.message}`, { cause: failure }))
     }
     if (hasOwnReply(request)) {
@@ -331,19 +334,19 @@ export class BackEndSession {
     const { index, hasFd } = decodeVringDescriptor(message.payload)
     const ring = this.#ring(index)
     if (!hasFd) throw refused('a ring without a kick descriptor would have to be polled, which is not done here')
-    expectDescriptors(message, 1)
+    expectSignalDescriptor(message, hasFd)
     await this.#stop(index)
     closeAll([ring.kick])
-    ring.kick = takeDescriptor(message)
+    ring.kick = message.fds.shift()
     await this.#settle(index)
   }
 
   async #setVringCall (message: Message): Promise<undefined> {
     const { index, hasFd } = decodeVringDescriptor(message.payload)
     const ring = this.#ring(index)
-    expectDescriptors(message, Number(hasFd))
+    expectSignalDescriptor(message, hasFd)
     const old = ring.call
-    ring.call = takeDescriptor(message)
+    ring.call = message.fds.shift()
     if (ring.running !== undefined) await deviceDoes('take a call descriptor', () => this.#device.setCall(index, ring.call))
     closeAll([old])
     // What was signalled to the old one may have been lost with it: let the driver look once.
@@ -353,10 +356,10 @@ export class BackEndSession {
   async #setVringErr (message: Message): Promise<undefined> {
     const { index, hasFd } = decodeVringDescriptor(message.payload)
     const ring = this.#ring(index)
-    expectDescriptors(message, Number(hasFd))
+    expectSignalDescriptor(message, hasFd)
     await this.#stop(index)
     closeAll([ring.error])
-    ring.error = takeDescriptor(message)
+    ring.error = message.fds.shift()
     await this.#settle(index)
   }
 
@@ -425,17 +428,11 @@ export class BackEndSession {
   // Configuration
 
   #getConfig (payload: Uint8Array): Uint8Array {
-    try {
-      this.#expectOffered(ProtocolFeature.CONFIG)
-      const range = decodeConfig(payload)
-      const space = new Uint8Array(CONFIG_BYTES_MAX)
-      space.set(this.#device.getConfig())
-      return encodeConfig({ ...range, data: space.subarray(range.offset) })
-    } catch (error) {
-      this.#tell(asError(error))
-      // "Uses zero length of payload to indicate an error".
-      return NOTHING
-    }
+    this.#expectOffered(ProtocolFeature.CONFIG)
+    const range = decodeConfig(payload)
+    const space = new Uint8Array(CONFIG_BYTES_MAX)
+    space.set(this.#device.getConfig())
+    return encodeConfig({ ...range, data: space.subarray(range.offset) })
   }
 
   #setConfig (payload: Uint8Array): undefined {
@@ -450,8 +447,10 @@ export class BackEndSession {
     this.#expectOffered(ProtocolFeature.BACKEND_REQ)
     decodeNothing(message.payload)
     expectDescriptors(message, 1)
-    this.#backEndChannel?.close()
-    this.#backEndChannel = new Channel(takeDescriptor(message)!, { nameOf: backEndRequestName, onMessage: this.#options.onMessage })
+    const old = this.#backEndChannel
+    this.#backEndChannel = new Channel(message.fds[0]!, { nameOf: backEndRequestName, onMessage: this.#options.onMessage })
+    message.fds.shift()
+    old?.close()
   }
 
   // The end
@@ -486,9 +485,9 @@ function expectDescriptors ({ fds }: Message, count: number): void {
 }
 
 // A write to a full pipe, or a read of an eventfd that somebody else has read, must not block the thread.
-function takeDescriptor ({ fds }: Message): number | undefined {
-  if (fds.length > 0) setNonBlocking(fds[0]!)
-  return fds.shift()
+function expectSignalDescriptor (message: Message, hasFd: boolean): void {
+  expectDescriptors(message, Number(hasFd))
+  if (hasFd) setNonBlocking(message.fds[0]!)
 }
 
 async function deviceDoes<T> (what: string, action: () => T | Promise<T>): Promise<T> {

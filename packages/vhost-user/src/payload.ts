@@ -65,21 +65,24 @@ export interface VringDescriptor {
   readonly hasFd: boolean
 }
 
-/** @throws VhostUserError for another size, as all decoders here */
-export function decodeNothing (payload: Uint8Array): void {
+/** A request without payload. @throws VhostUserError for any, as all decoders here do for another size */
+export function decodeNothing (payload: Uint8Array): undefined {
   view(payload, 0)
 }
 
+/** "A single 64-bit integer". */
 export function encodeU64 (value: bigint): Uint8Array {
   const bytes = new Uint8Array(8)
   new DataView(bytes.buffer).setBigUint64(0, value, true)
   return bytes
 }
 
+/** See `encodeU64`. */
 export function decodeU64 (payload: Uint8Array): bigint {
   return view(payload, 8).getBigUint64(0, true)
 }
 
+/** See `VringState`. */
 export function encodeVringState ({ index, num }: VringState): Uint8Array {
   const bytes = new Uint8Array(8)
   const out = new DataView(bytes.buffer)
@@ -88,21 +91,25 @@ export function encodeVringState ({ index, num }: VringState): Uint8Array {
   return bytes
 }
 
+/** See `VringState`. */
 export function decodeVringState (payload: Uint8Array): VringState {
   const from = view(payload, 8)
   return { index: from.getUint32(0, true), num: from.getUint32(4, true) }
 }
 
+/** The payload of SET_VRING_KICK, _CALL and _ERR: the index in bits 0 to 7, and bit 8 when no descriptor comes along. */
 export function encodeVringDescriptor ({ index, hasFd }: VringDescriptor): Uint8Array {
   return encodeU64(BigInt(index) | (hasFd ? 0n : VRING_NO_FD))
 }
 
+/** See `encodeVringDescriptor`. */
 export function decodeVringDescriptor (payload: Uint8Array): VringDescriptor {
   const value = decodeU64(payload)
   if ((value & ~(VRING_INDEX_MASK | VRING_NO_FD)) !== 0n) throw refused(`0x${value.toString(16)} is no ring index: it has 8 bits`)
   return { index: Number(value & VRING_INDEX_MASK), hasFd: (value & VRING_NO_FD) === 0n }
 }
 
+/** See `VringAddress`. */
 export function encodeVringAddress ({ index, descriptor, available, used, flags = 0, log = 0n }: VringAddress): Uint8Array {
   const bytes = new Uint8Array(40)
   const out = new DataView(bytes.buffer)
@@ -113,6 +120,7 @@ export function encodeVringAddress ({ index, descriptor, available, used, flags 
   return bytes
 }
 
+/** See `VringAddress`. */
 export function decodeVringAddress (payload: Uint8Array): Required<VringAddress> {
   const from = view(payload, 40)
   return {
@@ -126,6 +134,7 @@ export function decodeVringAddress (payload: Uint8Array): Required<VringAddress>
   }
 }
 
+/** "Memory regions description"; the files go along as descriptors, one for each region in the same order. */
 export function encodeMemoryTable (regions: readonly RegionDescription[]): Uint8Array {
   const bytes = new Uint8Array(TABLE_HEADER_BYTES + REGION_BYTES * regions.length)
   const out = new DataView(bytes.buffer)
@@ -152,10 +161,12 @@ export function encodeRegion (region: RegionDescription): Uint8Array {
   return bytes
 }
 
+/** See `encodeRegion`. */
 export function decodeRegion (payload: Uint8Array): RegionDescription {
   return getRegion(view(payload, 8 + REGION_BYTES), 8)
 }
 
+/** See `ConfigRange`. */
 export function encodeConfig ({ offset, size, flags, data }: ConfigRange): Uint8Array {
   const bytes = new Uint8Array(CONFIG_HEADER_BYTES + size)
   const out = new DataView(bytes.buffer)

@@ -307,8 +307,8 @@ export class BlockQueue {
     this.#finished = 0
     this.#vring.publish()
     if (!this.#vring.shouldNotify() || this.call === undefined) return
-    this.call.notify()
     this.#counters[INTERRUPTS]!++
+    this.call.notify()
   }
 
   #traceProcess (chain: DescriptorChain): void {

@@ -1,7 +1,7 @@
 import { EventNotifier } from '@node-vmm/event-poll'
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads'
 import { DataPlaneError } from './errors.ts'
-import type { CommandMessage, CommandName, Commands, ThreadInit, ThreadMessage } from './messages.ts'
+import type { CommandName, Commands, ThreadInit, FromThread, ToThread } from './messages.ts'
 import type { TraceEvent } from './trace.ts'
 import type { VringFault } from '@node-vmm/vring'
 
@@ -40,7 +40,7 @@ export class DataPlaneThread {
     this.#events = events
     const workerData: ThreadInit = { ...init, port: port2, wakeFd: this.wake.fd }
     this.#worker = new Worker(workerEntry(), { workerData, transferList: [port2], name: 'virtio-blk-data-plane' })
-    port1.on('message', (message: ThreadMessage) => this.#onMessage(message))
+    port1.on('message', (message: FromThread) => this.#onMessage(message))
     this.#worker.on('error', (error) => this.#onDeath(error))
     this.#ended = new Promise((resolve) => this.#worker.once('exit', () => {
       this.#onEnd()
@@ -56,25 +56,25 @@ export class DataPlaneThread {
     const id = this.#nextId++
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { resolve, reject })
-      this.#port.postMessage({ id, name, argument } as CommandMessage)
+      this.#port.postMessage({ id, name, argument } as ToThread)
       this.wake.notify()
     })
   }
 
   /** Ends the thread, whose queues are stopped, and waits for it. */
   async exit (): Promise<void> {
-    if (this.#death === undefined) await this.command('exit', undefined)
+    this.tellToExit()
     await this.#ended
     this.wake.close()
   }
 
-  /** Tells the thread to end, without waiting: for a process that is about to. */
-  abandon (): void {
-    this.#port.postMessage({ id: this.#nextId++, name: 'exit', argument: undefined } satisfies CommandMessage)
+  /** Tells the thread to end, without waiting: for a process that is about to end. */
+  tellToExit (): void {
+    this.#port.postMessage('exit' satisfies ToThread)
     this.wake.notify()
   }
 
-  #onMessage (message: ThreadMessage): void {
+  #onMessage (message: FromThread): void {
     switch (message.kind) {
       case 'answer': return this.#take(message.id)?.resolve(message.value)
       case 'failure': return this.#take(message.id)?.reject(message.error)
@@ -110,5 +110,5 @@ function workerEntry (): URL {
 function hookExit (): void {
   if (exitHooked) return
   exitHooked = true
-  process.on('exit', () => { for (const thread of live) thread.abandon() })
+  process.on('exit', () => { for (const thread of live) thread.tellToExit() })
 }

@@ -4,11 +4,10 @@ import { EventNotifier } from '@node-vmm/event-poll'
 import type { Disk } from './block-queue.ts'
 import { blockConfig, blockFeatures, type BlockGeometry } from './block-config.ts'
 import { DataPlaneThread } from './data-plane-thread.ts'
-import type { EngineChoice } from './engine.ts'
+import { type EngineChoice, type EngineReport, probeEngine } from './engine.ts'
 import { DataPlaneError } from './errors.ts'
 import { type Drainable, Gate, type WaitOptions } from './gate.ts'
 import { Image, type ImageOptions } from './image.ts'
-import type { StartedQueue } from './messages.ts'
 import { SECTOR_BYTES, VIRTIO_BLK_ID_BYTES } from './request.ts'
 import { type QueueStatistics, StatisticsTable } from './statistics.ts'
 import type { Tracer } from './trace.ts'
@@ -55,7 +54,7 @@ export type DataPlaneState = 'created' | 'running' | 'paused' | 'stopped' | 'clo
 
 interface RunningQueue {
   readonly memory: GuestMemory
-  readonly engine: StartedQueue
+  readonly engine: EngineReport
 }
 
 /**
@@ -78,9 +77,16 @@ export class DataPlane implements Drainable {
   // Starts, stops and closes run one after the other, whatever the caller awaits.
   #order: Promise<unknown> = Promise.resolve()
 
+  /**
+   * The kernel interface that the disk is used through, and why not a better one; `'none'` where the data plane does
+   * nothing. Each queue opens its own: `engineOf` tells if one got less.
+   */
+  readonly engine: EngineReport
+
   private constructor (image: Image | undefined, options: DataPlaneOptions) {
     const { queues = 1, readOnly = false } = options
     this.#image = image
+    this.engine = image === undefined ? { name: 'none', rejected: [] } : probeEngine(options.engine, image.fd)
     this.#options = options
     this.#tracer = options.tracer
     this.#geometry = {
@@ -109,7 +115,13 @@ export class DataPlane implements Drainable {
     }
     if (!dataPlane) return new DataPlane(undefined, options)
     if (scsi) throw new DataPlaneError('ERR_SCSI', 'a data plane cannot pass SCSI commands through: switch SCSI passthrough off, or the data plane')
-    return new DataPlane(Image.open(options), options)
+    const image = Image.open(options)
+    try {
+      return new DataPlane(image, options)
+    } catch (error) {
+      image.close()
+      throw error
+    }
   }
 
   get state (): DataPlaneState {
@@ -141,7 +153,7 @@ export class DataPlane implements Drainable {
   }
 
   /** Which kernel interface a running queue uses, and why not a better one; undefined for a queue that is not running. */
-  engineOf (queue: number): StartedQueue | undefined {
+  engineOf (queue: number): EngineReport | undefined {
     return this.#running.get(queue)?.engine
   }
 

@@ -1,4 +1,4 @@
-import type { Engine, EngineName, EngineOptions } from '@node-vmm/ioq'
+import { type Engine, type EngineName, type EngineOptions, openEngine, type RejectedEngine } from '@node-vmm/ioq'
 
 /** An engine of the caller's own, made on the data-plane thread by a module: a faulty one for tests, for instance. */
 export interface EngineModule {
@@ -22,4 +22,18 @@ export async function loadEngine (choice: EngineChoice): Promise<EngineMaker> {
   if (typeof choice === 'string') return () => choice
   const { default: factory } = await import(choice.module) as { default: EngineFactory }
   return (options) => factory(options, choice.options)
+}
+
+/** Which kernel interface is used, and why `auto` passed the better ones over. */
+export interface EngineReport {
+  readonly name: string
+  readonly rejected: readonly RejectedEngine[]
+}
+
+/** Opens an engine and closes it again, so that one which cannot be had is known before a guest is. @throws LinuxError */
+export function probeEngine (choice: EngineChoice = 'auto', fd: number): EngineReport {
+  if (typeof choice !== 'string') return { name: choice.module, rejected: [] }
+  const { engine, rejected } = openEngine(choice, { fd, depth: 1 })
+  engine.close()
+  return { name: engine.name, rejected }
 }

@@ -5,11 +5,10 @@
  */
 export * from './block-config.ts'
 export * from './data-plane.ts'
-export type { EngineChoice, EngineFactory, EngineModule } from './engine.ts'
+export type { EngineChoice, EngineFactory, EngineModule, EngineReport } from './engine.ts'
 export * from './errors.ts'
 export type { Drainable, WaitOptions } from './gate.ts'
 export type { ImageOptions } from './image.ts'
-export type { StartedQueue } from './messages.ts'
 export * from './request.ts'
 export type { QueueStatistics } from './statistics.ts'
 export type { TraceEvent, Tracer } from './trace.ts'

@@ -2,7 +2,7 @@ import type { GuestMemoryData } from '@node-vmm/hostmem'
 import type { SplitVringInit, VirtqueueState, VringFault } from '@node-vmm/vring'
 import type { MessagePort } from 'node:worker_threads'
 import type { Disk } from './block-queue.ts'
-import type { EngineChoice } from './engine.ts'
+import type { EngineChoice, EngineReport } from './engine.ts'
 import type { TraceEvent } from './trace.ts'
 
 /** What a data-plane thread begins with. */
@@ -32,21 +32,13 @@ export interface QueueData {
 /** What the thread is asked to do, with what it answers. */
 export interface Commands {
   /** Serves a queue; looks at its ring once. */
-  startQueue: { readonly argument: QueueData, readonly answer: StartedQueue }
+  startQueue: { readonly argument: QueueData, readonly answer: EngineReport }
   /** Stops popping, completes what is in flight, lets go of the queue. */
   stopQueue: { readonly argument: number, readonly answer: VirtqueueState }
   /** Replaces the call eventfd of a running queue. */
   setCall: { readonly argument: { readonly index: number, readonly callFd: number | undefined }, readonly answer: undefined }
   /** Switches the trace events on or off. */
   setTrace: { readonly argument: boolean, readonly answer: undefined }
-  /** Ends the thread. All queues are stopped. */
-  exit: { readonly argument: undefined, readonly answer: undefined }
-}
-
-/** Which kernel interface a queue got, and why not a better one. */
-export interface StartedQueue {
-  readonly engine: string
-  readonly rejected: readonly { readonly engine: string, readonly reason: string }[]
 }
 
 export type CommandName = keyof Commands
@@ -56,8 +48,11 @@ export type CommandMessage = {
   [Name in CommandName]: { readonly id: number, readonly name: Name, readonly argument: Commands[Name]['argument'] }
 }[CommandName]
 
+/** What goes in. `'exit'` ends the thread, whose queues are stopped; its end is the answer. */
+export type ToThread = CommandMessage | 'exit'
+
 /** What comes back: answers by the command's id, and what happens by itself. */
-export type ThreadMessage =
+export type FromThread =
   | { readonly kind: 'answer', readonly id: number, readonly value: unknown }
   | { readonly kind: 'failure', readonly id: number, readonly error: unknown }
   | { readonly kind: 'fault', readonly queue: number, readonly fault: VringFault }

@@ -4,10 +4,10 @@ import { setAffinity } from '@node-vmm/libc'
 import { SplitVring, type VringFault } from '@node-vmm/vring'
 import { receiveMessageOnPort } from 'node:worker_threads'
 import { BlockQueue } from './block-queue.ts'
-import type { EngineMaker } from './engine.ts'
+import type { EngineMaker, EngineReport } from './engine.ts'
 import { DataPlaneError } from './errors.ts'
 import { Gate } from './gate.ts'
-import type { CommandMessage, QueueData, StartedQueue, ThreadInit, ThreadMessage } from './messages.ts'
+import type { CommandMessage, QueueData, ThreadInit, FromThread, ToThread } from './messages.ts'
 import { StatisticsTable } from './statistics.ts'
 import type { TraceEvent, Tracer } from './trace.ts'
 
@@ -64,9 +64,10 @@ export class ThreadLoop {
 
   #onWake (): void {
     for (;;) {
-      const received = receiveMessageOnPort(this.#init.port) as { message: CommandMessage } | undefined
+      const received = receiveMessageOnPort(this.#init.port) as { message: ToThread } | undefined
       if (received === undefined) break
-      this.#execute(received.message)
+      if (received.message === 'exit') this.#ended = true
+      else this.#execute(received.message)
     }
     // A hold was let go, or a batch was cut short: kicks for what is in the rings were taken long ago.
     for (const { queue } of this.#served.values()) queue.serve()
@@ -79,14 +80,13 @@ export class ThreadLoop {
         case 'stopQueue': return this.#stopQueue(command.argument, command.id)
         case 'setCall': return this.#answer(command.id, this.#setCall(command.argument.index, command.argument.callFd))
         case 'setTrace': return this.#answer(command.id, this.#setTrace(command.argument))
-        case 'exit': return this.#answer(command.id, this.#exit())
       }
     } catch (error) {
       this.#post({ kind: 'failure', id: command.id, error })
     }
   }
 
-  #startQueue ({ index, memory: data, ring, kickFd, callFd, errorFd }: QueueData): StartedQueue {
+  #startQueue ({ index, memory: data, ring, kickFd, callFd, errorFd }: QueueData): EngineReport {
     const memory = GuestMemory.attach(data)
     const vring = new SplitVring(memory, ring)
     this.#trace({
@@ -121,7 +121,7 @@ export class ThreadLoop {
     })
     // For what the guest made available before anybody listened.
     kick.notify()
-    return { engine: queue.ioq.engine, rejected: queue.ioq.rejected }
+    return { name: queue.ioq.engine, rejected: queue.ioq.rejected }
   }
 
   #onCompletion (index: number): void {
@@ -168,15 +168,11 @@ export class ThreadLoop {
     this.#tracer?.(event)
   }
 
-  #exit (): void {
-    this.#ended = true
-  }
-
   #answer (id: number, value: unknown): void {
     this.#post({ kind: 'answer', id, value })
   }
 
-  #post (message: ThreadMessage): void {
+  #post (message: FromThread): void {
     this.#init.port.postMessage(message)
   }
 }

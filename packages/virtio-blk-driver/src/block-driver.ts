@@ -55,8 +55,9 @@ export class BlockDriver {
     this.#session = session
     this.#pool = session.pool
     this.#queues = session.queues.map((data) => new DrivenQueue(data, (error) => this.#progress(error)))
-    session.onDisconnect = (cause) => this.#break(new BlockDriverError('ERR_BLOCK_DISCONNECTED',
-      'the server went away: what was in flight may have been done or not', { cause }))
+    session.onEnd = (reason) => this.#break(reason === 'broken'
+      ? new BlockDriverError('ERR_BLOCK_BROKEN', 'the server says that a ring is broken: connect anew')
+      : new BlockDriverError('ERR_BLOCK_DISCONNECTED', 'the server went away: what was in flight may have been done or not'))
   }
 
   /**

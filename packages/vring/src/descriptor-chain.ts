@@ -1,4 +1,5 @@
 import { type GuestMemory, WINDOW_BYTES } from '@node-vmm/hostmem'
+import { addressOf } from './address.ts'
 
 /** The most descriptors that a chain may have, an indirect table's included: as many as one vectored I/O takes (IOV_MAX). */
 export const CHAIN_DESCRIPTORS_MAX = 1024
@@ -31,6 +32,7 @@ export class DescriptorChain {
   readonly length = new Uint32Array(SEGMENTS_MAX)
   /** Index of each segment's region in `memory.regions`. */
   readonly region = new Uint16Array(SEGMENTS_MAX)
+  readonly #position = new Float64Array(1)
 
   constructor (memory: GuestMemory) {
     this.memory = memory
@@ -46,22 +48,24 @@ export class DescriptorChain {
   }
 
   /**
-   * Adds a guest range, split where regions end.
+   * Adds a guest range, split where regions end. The halves of its address and its length are unsigned, but come as
+   * signed 32-bit integers: what is above 2^31 would be an object when passed on.
    *
    * @returns why it cannot be added, or undefined. @internal
    */
-  append (address: number, length: number, write: boolean): 'readable-after-writable' | 'address-unmapped' | 'chain-too-long' | undefined {
+  append (low: number, high: number, length: number, write: boolean): 'readable-after-writable' | 'address-unmapped' | 'chain-too-long' | undefined {
     if (!write && this.writableCount > 0) return 'readable-after-writable'
     const { memory } = this
-    let at = address
-    let left = length
+    const bytes = length >>> 0
+    let at = addressOf(low, high)
+    let left = bytes
     while (left > 0) {
       const index = this.readableCount + this.writableCount
       if (index === SEGMENTS_MAX) return 'chain-too-long'
-      const region = memory.find(at)
+      this.guestAddress[index] = at
+      const region = memory.findAt(this.guestAddress, index)
       if (region < 0 || (write && memory.writable[region] === 0)) return 'address-unmapped'
       const here = Math.min(left, memory.ends[region]! - at)
-      this.guestAddress[index] = at
       this.hostAddress[index] = at + memory.hostOffsets[region]!
       this.length[index] = here
       this.region[index] = region
@@ -70,8 +74,8 @@ export class DescriptorChain {
       at += here
       left -= here
     }
-    if (write) this.writableBytes += length
-    else this.readableBytes += length
+    if (write) this.writableBytes += bytes
+    else this.readableBytes += bytes
     return undefined
   }
 
@@ -81,13 +85,9 @@ export class DescriptorChain {
    * @returns how many there were, at most `target.length`.
    */
   copyReadable (target: Uint8Array): number {
+    const room = Math.min(target.length, this.readableBytes)
     let copied = 0
-    for (let index = 0; index < this.readableCount && copied < target.length; index++) {
-      const view = this.#window(index)
-      const at = this.#offset(index)
-      const here = Math.min(this.length[index]!, target.length - copied, view.byteLength - at)
-      for (let byte = 0; byte < here; byte++) target[copied++] = view.getUint8(at + byte)
-    }
+    for (let index = 0; copied < room; index++) copied = this.#copy(index, target, copied, room, false)
     return copied
   }
 
@@ -98,22 +98,28 @@ export class DescriptorChain {
    * @returns how many found room.
    */
   copyToWritable (source: Uint8Array, limit = this.writableBytes): number {
-    const room = Math.min(source.length, limit)
+    const room = Math.min(source.length, limit, this.writableBytes)
     let copied = 0
-    for (let index = this.readableCount; copied < room; index++) {
-      const view = this.#window(index)
-      const at = this.#offset(index)
-      const here = Math.min(this.length[index]!, room - copied, view.byteLength - at)
-      for (let byte = 0; byte < here; byte++) view.setUint8(at + byte, source[copied++]!)
-    }
+    for (let index = this.readableCount; copied < room; index++) copied = this.#copy(index, source, copied, room, true)
     return copied
   }
 
-  #window (index: number): DataView {
-    return this.memory.window(this.region[index]!, this.guestAddress[index]!)
-  }
-
-  #offset (index: number): number {
-    return (this.guestAddress[index]! - this.memory.starts[this.region[index]!]!) % WINDOW_BYTES
+  /** Copies between a segment and `bytes[from]` on, up to `bytes[to]`, window by window. @returns where it ended */
+  #copy (segment: number, bytes: Uint8Array, from: number, to: number, write: boolean): number {
+    const region = this.region[segment]!
+    const end = Math.min(to, from + this.length[segment]!)
+    this.#position[0] = this.guestAddress[segment]!
+    for (let at = from; at < end;) {
+      const window = this.memory.windowAt(region, this.#position, 0)
+      const offset = (this.#position[0]! - this.memory.starts[region]!) & (WINDOW_BYTES - 1)
+      const here = Math.min(end - at, window.byteLength - offset)
+      for (let byte = 0; byte < here; byte++) {
+        if (write) window.setUint8(offset + byte, bytes[at + byte]!)
+        else bytes[at + byte] = window.getUint8(offset + byte)
+      }
+      at += here
+      this.#position[0]! += here
+    }
+    return end
   }
 }

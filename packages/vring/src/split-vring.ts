@@ -1,5 +1,6 @@
-import type { GuestMemory } from '@node-vmm/hostmem'
+import { type GuestMemory, WINDOW_BYTES } from '@node-vmm/hostmem'
 import { viewMemory } from '@node-vmm/libc'
+import { addressOf } from './address.ts'
 import { CHAIN_DESCRIPTORS_MAX, type DescriptorChain } from './descriptor-chain.ts'
 import { VringError, type VringFault, type VringFaultCode } from './errors.ts'
 import {
@@ -16,7 +17,8 @@ import type { PopResult, Virtqueue, VirtqueueState } from './virtqueue.ts'
 //   event word followed by the load of the peer's index needs. Ring entries are plain accesses ordered by them.
 // - The device's own indices are its own: what the driver writes over the used ring changes nothing here.
 // - Every step of a walk spends from a budget, so that no chain can hold the device.
-// - Nothing is allocated for a chain; only a fault, or an indirect table that straddles regions, makes an object.
+// - Nothing is allocated for a chain; only a fault, or an indirect table that straddles regions, makes an object. What
+//   may be above 2^31 is passed on as a signed 32-bit integer or in a Float64Array: as an argument it would be an object.
 
 // Places in the rings, in 16-bit words; and in the used ring's elements, in 32-bit words.
 const FLAGS = 0
@@ -24,8 +26,6 @@ const INDEX = 1
 const AVAIL_RING = 2
 const USED_RING = 1
 const INDEX_MASK = 0xffff
-/** Addresses at or above 2^53 are not exact as numbers; no memory map reaches there. */
-const ADDRESS_HIGH_MAX = 0x1fffff
 
 /** Where a split ring is and how it works: what the driver told the device at set-up. */
 export interface SplitVringInit {
@@ -53,7 +53,7 @@ export class SplitVring implements Virtqueue {
   readonly #eventIdx: boolean
   readonly #notifyOnEmpty: boolean
 
-  readonly #descriptors: Uint32Array
+  readonly #descriptors: Int32Array
   readonly #available: Uint16Array
   readonly #used: Uint16Array
   readonly #usedElements: Uint32Array
@@ -71,6 +71,7 @@ export class SplitVring implements Virtqueue {
   /** Elements published since the last decision: past 65535 the indices alone cannot tell. */
   #unsignalled = 0
   readonly #heads: Uint8Array
+  readonly #tableAddress = new Float64Array(1)
   #inFlight = 0
   #fault: VringFault | undefined
 
@@ -90,7 +91,7 @@ export class SplitVring implements Virtqueue {
     const available: Part = { name: 'available ring', address: availableAddress, length: availableRingBytes(size, this.#eventIdx), alignment: VIRTQ_AVAIL_ALIGNMENT }
     const used: Part = { name: 'used ring', address: usedAddress, length: usedRingBytes(size, this.#eventIdx), alignment: VIRTQ_USED_ALIGNMENT }
     checkDisjoint([table, available, used])
-    this.#descriptors = new Uint32Array(openPart(memory, table, false))
+    this.#descriptors = new Int32Array(openPart(memory, table, false))
     this.#available = new Uint16Array(openPart(memory, available, false))
     const usedBuffer = openPart(memory, used, true)
     this.#used = new Uint16Array(usedBuffer)
@@ -156,20 +157,22 @@ export class SplitVring implements Virtqueue {
     const { head, memory } = chain
     if (!this.#indirect) return this.#refuse('indirect-not-negotiated', 'an indirect descriptor without the feature', head)
     if ((flags & VIRTQ_DESC_F_NEXT) !== 0) return this.#refuse('indirect-with-next', 'an indirect descriptor with a next one (2.7.5.3.1)', head)
-    const count = length / VIRTQ_DESC_BYTES
-    if (length === 0 || length % VIRTQ_DESC_BYTES !== 0 || count > CHAIN_DESCRIPTORS_MAX) {
-      return this.#refuse('indirect-length', `an indirect table of ${length} bytes: wanted are 1 to ${CHAIN_DESCRIPTORS_MAX} descriptors of 16`, head)
+    const bytes = length >>> 0
+    if (bytes === 0 || bytes % VIRTQ_DESC_BYTES !== 0 || bytes > CHAIN_DESCRIPTORS_MAX * VIRTQ_DESC_BYTES) {
+      return this.#refuse('indirect-length', `an indirect table of ${bytes} bytes: wanted are 1 to ${CHAIN_DESCRIPTORS_MAX} descriptors of 16`, head)
     }
-    if (high > ADDRESS_HIGH_MAX) return this.#refuse('address-unmapped', 'an indirect table outside guest memory', head)
-    const address = high * 0x100000000 + low
-    const region = memory.find(address)
+    const count = bytes / VIRTQ_DESC_BYTES
+    const address = addressOf(low, high)
+    this.#tableAddress[0] = address
+    const region = memory.findAt(this.#tableAddress, 0)
     if (region < 0) return this.#refuse('address-unmapped', 'an indirect table outside guest memory', head)
-    if (length <= memory.ends[region]! - address) {
+    if (bytes <= memory.ends[region]! - address) {
       // One region: the window shows the whole table, since it overlaps the next by more than the longest one.
-      return this.#walkTable(chain, memory.window(region, address), (address - memory.starts[region]!) & 0x3fffffff, count)
+      const window = memory.windowAt(region, this.#tableAddress, 0)
+      return this.#walkTable(chain, window, (address - memory.starts[region]!) & (WINDOW_BYTES - 1), count)
     }
-    if (memory.slices(address, length, false) === undefined) return this.#refuse('address-unmapped', 'an indirect table outside guest memory', head)
-    return this.#walkTable(chain, new DataView(memory.read(address, length).buffer), 0, count)
+    if (memory.slices(address, bytes, false) === undefined) return this.#refuse('address-unmapped', 'an indirect table outside guest memory', head)
+    return this.#walkTable(chain, new DataView(memory.read(address, bytes).buffer), 0, count)
   }
 
   #walkTable (chain: DescriptorChain, table: DataView, start: number, count: number): boolean {
@@ -177,10 +180,10 @@ export class SplitVring implements Virtqueue {
     let index = 0
     for (let budget = count; budget > 0; budget--) {
       const at = start + index * VIRTQ_DESC_BYTES
-      const low = table.getUint32(at, true)
-      const high = table.getUint32(at + 4, true)
-      const length = table.getUint32(at + 8, true)
-      const word = table.getUint32(at + 12, true)
+      const low = table.getInt32(at, true)
+      const high = table.getInt32(at + 4, true)
+      const length = table.getInt32(at + 8, true)
+      const word = table.getInt32(at + 12, true)
       if ((word & VIRTQ_DESC_F_INDIRECT) !== 0) return this.#refuse('indirect-nested', 'an indirect descriptor in an indirect table', head)
       if (!this.#append(chain, low, high, length, word)) return false
       if ((word & VIRTQ_DESC_F_NEXT) === 0) return true
@@ -192,10 +195,9 @@ export class SplitVring implements Virtqueue {
 
   #append (chain: DescriptorChain, low: number, high: number, length: number, flags: number): boolean {
     const { head } = chain
-    if (high > ADDRESS_HIGH_MAX) return this.#refuse('address-unmapped', `a buffer outside guest memory, in the chain of head ${head}`, head)
-    const failure = chain.append(high * 0x100000000 + low, length, (flags & VIRTQ_DESC_F_WRITE) !== 0)
+    const failure = chain.append(low, high, length, (flags & VIRTQ_DESC_F_WRITE) !== 0)
     if (failure !== undefined) {
-      return this.#refuse(failure, `the chain of head ${head}: ${failure.replaceAll('-', ' ')}, ${length} bytes at 0x${(high * 0x100000000 + low).toString(16)}`, head)
+      return this.#refuse(failure, `the chain of head ${head}: ${failure.replaceAll('-', ' ')}, ${length >>> 0} bytes at 0x${addressOf(low, high).toString(16)}`, head)
     }
     // A used element's length has 32 bits (2.7.5: no chain of more than 2^32 bytes).
     if (chain.readableBytes + chain.writableBytes > 0xffffffff) return this.#refuse('chain-too-long', `the chain of head ${head} has more than 2^32 bytes`, head)

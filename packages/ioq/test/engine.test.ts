@@ -1,0 +1,75 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { suite } from 'uvu'
+import { LinuxError } from '@node-vmm/libc'
+import { IoQueue, IoUringEngine, LinuxAioEngine, openEngine, SyncEngine, type Engine } from '@node-vmm/ioq'
+import { scratchFile } from './support.ts'
+
+const test = suite('engines')
+let file: ReturnType<typeof scratchFile>
+test.before.each(() => { file = scratchFile('/dev/shm') })
+test.after.each(() => file.remove())
+
+test('auto takes the best that can be had and says why not a better one', () => {
+  // The kernel counts all the requests that Linux AIO contexts are made for, so this much is refused to everybody.
+  const aioMax = Number(readFileSync('/proc/sys/fs/aio-max-nr', 'utf8'))
+  const { engine, rejected } = openEngine('auto', { fd: file.fd, depth: 16 })
+  const order = ['io_uring', 'linux-aio', 'sync']
+  assert.deepEqual(rejected.map((entry) => entry.engine), order.slice(0, order.indexOf(engine.name)))
+  for (const { reason } of rejected) assert.match(reason, /io_uring_setup|io_setup/)
+  engine.close()
+  // No io_uring has more than 32768 entries either.
+  const large = openEngine('auto', { fd: file.fd, depth: Math.max(aioMax + 1, 32769) })
+  assert.equal(large.engine.name, 'sync')
+  assert.deepEqual(large.rejected.map((entry) => entry.engine), ['io_uring', 'linux-aio'])
+  assert.match(large.rejected[0]!.reason, /^io_uring_setup for \d+ requests: EINVAL/)
+  assert.match(large.rejected[1]!.reason, /^io_setup for \d+ requests: E(AGAIN, .*fs\.aio-max-nr|INVAL)/)
+  large.engine.close()
+})
+
+test('a named engine that cannot be had is an error with the remedy', () => {
+  const aioMax = Number(readFileSync('/proc/sys/fs/aio-max-nr', 'utf8'))
+  assert.throws(() => openEngine('linux-aio', { fd: file.fd, depth: aioMax + 1 }),
+    (error) => error instanceof LinuxError && error.code === 'EAGAIN' && /raise fs\.aio-max-nr/.test(error.message))
+})
+
+test('an engine made by the caller is used, and closed with the queue', () => {
+  let closed = 0
+  class Counting extends SyncEngine {
+    override close (): void {
+      closed++
+      super.close()
+    }
+  }
+  const engine: Engine = new Counting({ fd: file.fd, depth: 8 })
+  const queue = new IoQueue({ fd: file.fd, depth: 8, engine, onComplete: () => {} })
+  assert.equal(queue.engine, 'sync')
+  assert.equal(queue.completionFd, engine.completionFd)
+  assert.deepEqual(queue.rejected, [])
+  queue.close()
+  queue.close()
+  assert.equal(closed, 1)
+})
+
+test('opening and closing leaks no descriptors and no mappings', () => {
+  const count = (): number => readFileSync('/proc/self/maps', 'utf8').split('\n')
+    .filter((line) => /io_uring|\[aio\]/.test(line)).length
+  const before = count()
+  const firstFd = scratchFile('/dev/shm')
+  firstFd.remove()
+  for (let round = 0; round < 50; round++) {
+    for (const make of [IoUringEngine, LinuxAioEngine, SyncEngine]) {
+      try {
+        new IoQueue({ fd: file.fd, depth: 256, engine: new make({ fd: file.fd, depth: 256 }), onComplete: () => {} }).close()
+      } catch (error) {
+        if (!(error instanceof LinuxError)) throw error
+      }
+    }
+  }
+  const lastFd = scratchFile('/dev/shm')
+  lastFd.remove()
+  assert.equal(lastFd.fd, firstFd.fd)
+  assert.equal(count(), before)
+})
+
+test.run()

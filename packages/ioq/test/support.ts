@@ -1,0 +1,63 @@
+import { rmSync } from 'node:fs'
+import { close, NativeMemory, O_CREAT, O_RDWR, O_TRUNC, open } from '@node-vmm/libc'
+import { IoQueue, openEngine, type EngineName, type IoQueueOptions } from '@node-vmm/ioq'
+import { FaultyEngine, type FaultPlan } from '@node-vmm/ioq/testing'
+
+export const engineNames: readonly EngineName[] = ['io_uring', 'linux-aio', 'sync']
+
+let files = 0
+
+/** A new file in a directory, open for reading and writing. */
+export function scratchFile (directory: string, flags = 0): { fd: number, path: string, remove: () => void } {
+  const path = `${directory}/node-vmm-ioq-${process.pid}-${files++}`
+  const fd = open(path, O_RDWR | O_CREAT | O_TRUNC | flags)
+  return { fd, path, remove: () => { close(fd); rmSync(path) } }
+}
+
+/** A queue with the results of its requests, which may be waited for. */
+export class Harness {
+  readonly memory: NativeMemory
+  readonly results = new Map<number, number>()
+  readonly queue: IoQueue
+  readonly faulty: FaultyEngine | undefined
+
+  constructor (name: EngineName, fd: number, options: Partial<IoQueueOptions> & { plan?: FaultPlan | undefined, bytes?: number } = {}) {
+    const { plan, bytes = 1 << 20, depth = 64, ...rest } = options
+    this.memory = new NativeMemory(bytes)
+    this.faulty = plan === undefined ? undefined : new FaultyEngine(openEngine(name, { fd, depth }).engine, plan)
+    this.queue = new IoQueue({
+      fd, depth, engine: this.faulty ?? name, onComplete: (id, result) => { this.results.set(id, result) }, ...rest
+    })
+  }
+
+  /** Submits and reaps until nothing is in flight. */
+  finish (): void {
+    const end = performance.now() + 10_000
+    this.queue.submit()
+    while (this.queue.inFlight > 0) {
+      if (performance.now() > end) throw new Error(`${this.queue.inFlight} requests never came back from ${this.queue.engine}`)
+      this.queue.reap()
+      if (this.queue.stalled) this.queue.submit()
+    }
+  }
+
+  /** Does one read or write of pieces of the harness's memory. @returns its result */
+  transfer (operation: 'readv' | 'writev', pieces: readonly [at: number, length: number][], offset: number, id = 0): number {
+    this.results.delete(id)
+    this.queue[operation](id, pieces.map(([at, length]) => ({ address: this.memory.address + at, length })), offset)
+    this.finish()
+    return this.results.get(id)!
+  }
+
+  flush (id = 0): number {
+    this.results.delete(id)
+    this.queue.flush(id)
+    this.finish()
+    return this.results.get(id)!
+  }
+
+  close (): void {
+    this.queue.close()
+    this.memory.close()
+  }
+}

@@ -1,0 +1,124 @@
+import assert from 'node:assert/strict'
+import { suite } from 'uvu'
+import { errno } from '@node-vmm/libc'
+import { openEngine } from '@node-vmm/ioq'
+import { FaultyEngine, type FaultPlan, type FaultRule } from '@node-vmm/ioq/testing'
+import { engineNames, Harness, scratchFile } from './support.ts'
+
+const available = engineNames.filter((name) => {
+  try {
+    openEngine(name, { fd: 0, depth: 1 }).engine.close()
+    return true
+  } catch {
+    return false
+  }
+})
+
+for (const name of available) {
+  const test = suite(`FaultyEngine on ${name}`)
+  let file: ReturnType<typeof scratchFile>
+  test.before.each(() => { file = scratchFile('/dev/shm') })
+  test.after.each(() => file.remove())
+
+  const withRules = (...rules: FaultRule[]): Harness => new Harness(name, file.fd, { plan: { rules, seed: 1 } })
+
+  test('again: the queue stalls, keeps the request in order, and the next submit brings it', () => {
+    const harness = withRules({ operation: 'write', at: 2, fault: { kind: 'again' } })
+    const { queue, memory } = harness
+    for (let id = 0; id < 5; id++) queue.writev(id, [{ address: memory.address, length: 512 }], id * 512)
+    queue.submit()
+    assert.equal(queue.stalled, true)
+    assert.equal(queue.submissions, 2)
+    assert.equal(queue.inFlight, 5)
+    queue.submit()
+    assert.equal(queue.stalled, false)
+    assert.equal(queue.submissions, 5)
+    harness.finish()
+    assert.equal(harness.results.size, 5)
+    assert.equal(harness.faulty!.made.again, 1)
+    harness.close()
+  })
+
+  test('short: the kernel moves half, and the queue the rest', () => {
+    const harness = withRules({ at: 0, fault: { kind: 'short' } }, { at: 1, fault: { kind: 'short' } })
+    harness.memory.u8.fill(9, 0, 3000)
+    assert.equal(harness.transfer('writev', [[0, 100], [100, 2000], [2100, 900]], 0), 3000)
+    assert.equal(harness.queue.submissions, 3)
+    assert.equal(harness.faulty!.made.short, 2)
+    assert.equal(harness.transfer('readv', [[4096, 3000]], 0), 3000)
+    assert.ok(harness.memory.u8.subarray(4096, 7096).every((byte) => byte === 9))
+    harness.close()
+  })
+
+  test('late by time: not before, and soon after', () => {
+    const harness = withRules({ operation: 'flush', fault: { kind: 'late', milliseconds: 30 } })
+    const started = performance.now()
+    assert.equal(harness.flush(), 0)
+    const took = performance.now() - started
+    assert.ok(took >= 30 && took < 5000, `${took} ms`)
+    harness.close()
+  })
+
+  test('late by reaps', () => {
+    const harness = withRules({ at: 0, fault: { kind: 'late', reaps: 5 } })
+    harness.queue.flush(0)
+    harness.queue.submit()
+    let reaps = 1
+    while (harness.queue.reap() === 0) reaps++
+    assert.ok(reaps >= 5 && reaps <= 1000, `${reaps} reaps`)
+    harness.close()
+  })
+
+  test('reorder: all come, in another order', () => {
+    const order: number[] = []
+    const engine = new FaultyEngine(openEngine(name, { fd: file.fd, depth: 64 }).engine, { seed: 5, rules: [{ fault: { kind: 'reorder' } }] })
+    const harness = new Harness(name, file.fd, { engine, onComplete: (id) => { order.push(id) } })
+    for (let id = 0; id < 32; id++) harness.queue.flush(id)
+    harness.finish()
+    assert.notDeepEqual(order, Array.from({ length: 32 }, (_, id) => id))
+    assert.deepEqual([...order].sort((one, other) => one - other), Array.from({ length: 32 }, (_, id) => id))
+    harness.close()
+  })
+
+  test('error: the request is not done', () => {
+    const harness = withRules({ operation: 'write', at: 1, fault: { kind: 'error', code: 'EIO' } })
+    harness.memory.u8.fill(1, 0, 512)
+    harness.memory.u8.fill(2, 512, 1024)
+    assert.equal(harness.transfer('writev', [[0, 512]], 0), 512)
+    assert.equal(harness.transfer('writev', [[512, 512]], 0), -errno.EIO)
+    assert.equal(harness.transfer('readv', [[1024, 512]], 0), 512)
+    assert.ok(harness.memory.u8.subarray(1024, 1536).every((byte) => byte === 1))
+    harness.close()
+  })
+
+  test('never: it stays in flight', () => {
+    const harness = withRules({ operation: 'flush', at: 0, fault: { kind: 'never' } })
+    harness.queue.flush(0)
+    harness.queue.flush(1)
+    harness.queue.submit()
+    for (let reaps = 0; reaps < 100; reaps++) harness.queue.reap()
+    assert.equal(harness.queue.inFlight, 1)
+    assert.equal(harness.queue.close({ timeout: 0 }), 1)
+    harness.memory.close()
+  })
+
+  test('a plan is plain data, and its seed repeats it', () => {
+    const plan: FaultPlan = { rules: [{ fault: { kind: 'error', code: 'EIO' }, probability: 0.5 }] }
+    const run = (given: FaultPlan): { failed: string, seed: number } => {
+      const harness = new Harness(name, file.fd, { plan: structuredClone(given) })
+      for (let id = 0; id < 64; id++) harness.queue.flush(id)
+      harness.finish()
+      const { seed } = harness.faulty!
+      assert.match(harness.queue.engine, new RegExp(`^faulty ${name} \\(seed ${seed}\\)$`))
+      harness.close()
+      return { failed: [...harness.results].filter(([, result]) => result !== 0).map(([id]) => id).sort().join(), seed }
+    }
+    const first = run(plan)
+    const count = first.failed.split(',').length
+    assert.ok(count > 10 && count < 54, `${count} of 64 failed`)
+    assert.equal(run({ ...plan, seed: first.seed }).failed, first.failed)
+    assert.notEqual(run({ ...plan, seed: first.seed + 1 }).failed, first.failed)
+  })
+
+  test.run()
+}

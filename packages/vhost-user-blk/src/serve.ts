@@ -1,0 +1,70 @@
+import { listen, type Listener } from '@node-vmm/vhost-user'
+import { DataPlane, type DataPlaneOptions } from '@node-vmm/virtio-blk-dataplane'
+import { BlockDevice } from './block-device.ts'
+
+/** A disk, how to serve it, and where front-ends connect: give `socketPath` or `fd`. */
+export interface ServeOptions extends Omit<DataPlaneOptions, 'dataPlane' | 'scsi' | 'onFault' | 'onDeath'> {
+  /** Path of the unix socket to listen on, created with mode 0600. */
+  readonly socketPath?: string
+  /** A unix socket that this process was given: a listening one, or a connected one, which is served once. */
+  readonly fd?: number
+  /** Receives what an operator should know: a refused message, a broken ring, a session's end. @default nobody is told */
+  readonly log?: (line: string) => void
+  /** Receives a line for each vhost-user message. @default none, at no cost */
+  readonly traceMessages?: (line: string) => void
+}
+
+/** A disk that is being served. */
+export interface Server {
+  readonly plane: DataPlane
+  readonly listener: Listener
+  /** Settles when no front-end will be served any more; with the error, unless that was as wanted. */
+  readonly closed: Promise<Error | undefined>
+  /** Ends the session, drained, removes the socket and gives the image back. */
+  close (): Promise<void>
+  [Symbol.asyncDispose] (): Promise<void>
+}
+
+/**
+ * Serves a raw image to vhost-user front-ends, one after the other, from a data-plane thread.
+ *
+ * @throws DataPlaneError, VhostUserError or LinuxError, each with its remedy: nothing is left open then
+ */
+export async function serve (options: ServeOptions): Promise<Server> {
+  const { socketPath, fd, log = () => {}, traceMessages, ...disk } = options
+  let fatal: (error: Error) => void = () => {}
+  const died = new Promise<Error>((resolve) => { fatal = resolve })
+  const plane = DataPlane.create({
+    ...disk,
+    onFault: (queue, fault) => log(`queue ${queue} is broken until the guest resets it: ${fault.message}`),
+    onDeath: (error) => fatal(error)
+  })
+  let listener: Listener
+  try {
+    listener = listen({
+      device: new BlockDevice(plane),
+      ...(socketPath !== undefined && { path: socketPath }),
+      ...(fd !== undefined && { fd }),
+      onProblem: (problem) => log(problem.message),
+      onSessionEnd: (failure) => log(failure === undefined ? 'the front-end hung up' : `the session ended: ${failure.message}`),
+      ...(traceMessages !== undefined && {
+        onMessage: (direction, name, size, fds) =>
+          traceMessages(`vhost_user_message direction=${direction} request=${name} size=${size} fds=${fds}`)
+      })
+    })
+  } catch (error) {
+    await plane.close()
+    throw error
+  }
+  const close = async (): Promise<void> => {
+    await listener.close()
+    await plane.close()
+  }
+  return {
+    plane,
+    listener,
+    closed: Promise.race([listener.closed, died]),
+    close,
+    [Symbol.asyncDispose]: close
+  }
+}

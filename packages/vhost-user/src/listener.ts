@@ -1,0 +1,207 @@
+import { chmodSync, closeSync, fchmodSync, lstatSync, rmSync } from 'node:fs'
+import {
+  accept, bindUnix, connectUnix, errno, isListening, LinuxError, listen as listenOn, setNonBlocking, unixSocket, type Watch,
+  watchReadable
+} from '@node-vmm/libc'
+import { type BackEndOptions, BackEndSession } from './back-end.ts'
+import type { VhostUserDevice } from './device.ts'
+import { asError, VhostUserError } from './errors.ts'
+
+/** Milliseconds before the next attempt when a connection could not be taken: descriptors or memory ran out. */
+const ACCEPT_RETRY_MS = 500
+
+/** Where front-ends come from, and what they are served. */
+export interface ListenOptions extends BackEndOptions {
+  /** The device that each front-end gets, one after the other. */
+  readonly device: VhostUserDevice
+  /** The socket's path, up to 107 bytes. Give this or `fd`. */
+  readonly path?: string
+  /** A unix stream socket that somebody else opened: one that listens, or one that is connected, which is served once. */
+  readonly fd?: number
+  /** Permissions of the socket file; whoever may write it may connect. @default 0o600 */
+  readonly mode?: number
+  /** Told when a front-end's session begins. @default nobody is told */
+  readonly onSession?: ((session: BackEndSession) => void) | undefined
+  /** Told when it is over, and the error that ended it unless the front-end hung up. @default nobody is told */
+  readonly onSessionEnd?: ((failure: Error | undefined) => void) | undefined
+}
+
+/**
+ * Serves a device to front-ends that connect, one at a time: a device has one guest. A second front-end is accepted
+ * when the first one's session is over; until then it waits, connected but unanswered, in the socket's backlog.
+ */
+export class Listener {
+  /**
+   * Settles when no front-end will be served any more: after `close`, after the one front-end of a connected `fd`, or
+   * with the error of a device that failed to give its queues back. Never rejects.
+   */
+  readonly closed: Promise<Error | undefined>
+
+  readonly #options: ListenOptions
+  readonly #socket: ListeningSocket | undefined
+  #session: BackEndSession | undefined
+  #watch: Watch | undefined
+  #retry: NodeJS.Timeout | undefined
+  #isClosing = false
+  #settle!: (failure: Error | undefined) => void
+
+  /** @internal */
+  constructor (options: ListenOptions, socket: ListeningSocket | undefined, connected: number | undefined) {
+    this.#options = options
+    this.#socket = socket
+    this.closed = new Promise((resolve) => { this.#settle = resolve })
+    if (connected === undefined) this.#await()
+    else this.#serve(connected)
+  }
+
+  /** The session of the front-end that is connected now. */
+  get session (): BackEndSession | undefined {
+    return this.#session
+  }
+
+  /** Tells the front-end that is connected now of a changed configuration space. @returns false when there is none, or it cannot be told */
+  notifyConfigChange (): boolean {
+    return this.#session?.notifyConfigChange() ?? false
+  }
+
+  /** Ends the session, if there is one, with its queues drained, and removes the socket. @returns `closed` */
+  close (): Promise<Error | undefined> {
+    this.#stopListening()
+    if (this.#session === undefined) this.#settle(undefined)
+    else void this.#session.close()
+    return this.closed
+  }
+
+  async [Symbol.asyncDispose] (): Promise<void> {
+    await this.close()
+  }
+
+  #await (): void {
+    this.#watch = watchReadable(this.#socket!.fd, () => this.#accept())
+  }
+
+  #accept (): void {
+    let fd: number | undefined
+    try {
+      fd = accept(this.#socket!.fd)
+    } catch (error) {
+      // The connection stays in the backlog, readable: looking again at once would be a busy loop.
+      this.#watch?.close()
+      this.#retry = setTimeout(() => this.#await(), ACCEPT_RETRY_MS)
+      this.#options.onProblem?.(asError(error))
+      return
+    }
+    if (fd === undefined) return
+    this.#watch?.close()
+    this.#serve(fd)
+  }
+
+  #serve (fd: number): void {
+    const session = new BackEndSession(fd, this.#options.device, this.#options)
+    this.#session = session
+    void session.closed.then((failure) => this.#ended(failure))
+    this.#options.onSession?.(session)
+  }
+
+  #ended (failure: Error | undefined): void {
+    this.#session = undefined
+    this.#options.onSessionEnd?.(failure)
+    const isFatal = failure instanceof VhostUserError && failure.code === 'ERR_VHOST_USER_DEVICE'
+    if (isFatal || this.#socket === undefined) this.#stopListening()
+    if (this.#isClosing) this.#settle(isFatal ? failure : undefined)
+    else this.#await()
+  }
+
+  #stopListening (): void {
+    if (this.#isClosing) return
+    this.#isClosing = true
+    this.#watch?.close()
+    clearTimeout(this.#retry)
+    this.#socket?.close()
+  }
+}
+
+/**
+ * Listens for front-ends on a path, or on a socket that was passed to this process.
+ *
+ * A path where a server that died left its socket is taken over. The file is never accessible to more than `mode` says,
+ * not even for a moment.
+ *
+ * @throws VhostUserError ERR_VHOST_USER_ADDRESS when somebody listens there, or a file that is no socket is there;
+ * LinuxError; RangeError for a path that is too long
+ */
+export function listen (options: ListenOptions): Listener {
+  const { path, fd, mode = 0o600 } = options
+  if ((path === undefined) === (fd === undefined)) throw new TypeError('listen: give either a path or an fd')
+  if (path !== undefined) return new Listener(options, ListeningSocket.bind(path, mode), undefined)
+  if (isListening(fd!)) return new Listener(options, ListeningSocket.inherit(fd!), undefined)
+  return new Listener(options, undefined, fd)
+}
+
+class ListeningSocket {
+  readonly fd: number
+  readonly #path: string | undefined
+  readonly #inode: number | undefined
+
+  private constructor (fd: number, path?: string) {
+    this.fd = fd
+    this.#path = path
+    this.#inode = path === undefined ? undefined : lstatSync(path).ino
+  }
+
+  static inherit (fd: number): ListeningSocket {
+    setNonBlocking(fd)
+    return new ListeningSocket(fd)
+  }
+
+  static bind (path: string, mode: number): ListeningSocket {
+    const fd = unixSocket({ nonBlocking: true })
+    try {
+      // On Linux the file gets the mode of the socket, less the umask: it is right from its first moment.
+      fchmodSync(fd, mode)
+      bindOrReplace(fd, path)
+      if ((lstatSync(path).mode & 0o777) !== mode) chmodSync(path, mode)
+      listenOn(fd)
+      return new ListeningSocket(fd, path)
+    } catch (error) {
+      closeSync(fd)
+      throw error
+    }
+  }
+
+  // Only our own file is removed: another server may have taken the path over meanwhile.
+  close (): void {
+    closeSync(this.fd)
+    if (this.#path === undefined) return
+    const now = lstatSync(this.#path, { throwIfNoEntry: false })
+    if (now?.ino === this.#inode) rmSync(this.#path, { force: true })
+  }
+}
+
+function bindOrReplace (fd: number, path: string): void {
+  try {
+    bindUnix(fd, path)
+  } catch (error) {
+    if (!(error instanceof LinuxError) || error.errno !== errno.EADDRINUSE) throw error
+    expectStale(path)
+    rmSync(path, { force: true })
+    bindUnix(fd, path)
+  }
+}
+
+function expectStale (path: string): void {
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === false) {
+    throw new VhostUserError('ERR_VHOST_USER_ADDRESS', `${path} is no socket: it is left as it is. Choose another path, or remove the file.`)
+  }
+  const probe = unixSocket({ nonBlocking: true })
+  try {
+    connectUnix(probe, path)
+  } catch (error) {
+    if (error instanceof LinuxError && (error.errno === errno.ECONNREFUSED || error.errno === errno.ENOENT)) return
+    // EAGAIN: a full backlog has somebody behind it.
+    if (!(error instanceof LinuxError) || error.errno !== errno.EAGAIN) throw error
+  } finally {
+    closeSync(probe)
+  }
+  throw new VhostUserError('ERR_VHOST_USER_ADDRESS', `somebody listens on ${path} already. Stop that server, or choose another path.`)
+}
