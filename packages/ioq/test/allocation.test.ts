@@ -51,7 +51,7 @@ for (const name of ['io_uring', 'linux-aio'] as const) {
     assert.equal(failed, 0)
     // A collection makes a sample too small, other work of the process too large: the middle one counts.
     const middle = samples.filter((bytes) => bytes >= 0).sort((one, other) => one - other)[7]!
-    console.log(`note: ${name} allocates ${middle.toFixed(2)} bytes a request`)
+    console.log(`\nnote: ${name} allocates ${middle.toFixed(2)} bytes a request`)
     assert.ok(middle < 4, `${middle} bytes a request`)
     queue.close()
     memory.close()

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
 import { O_DIRECT, errno } from '@node-vmm/libc'
@@ -8,14 +7,19 @@ import { Harness, scratchFile } from './support.ts'
 
 const test = suite('IoUringEngine')
 
-try {
-  openEngine('io_uring', { fd: 0, depth: 1 }).engine.close()
-} catch (error) {
-  console.log(`skipped: ${(error as Error).message}`)
-  for (const name of ['batches', 'index']) test.skip(name)
+const add = isAvailable() ? test : test.skip
+
+function isAvailable (): boolean {
+  try {
+    openEngine('io_uring', { fd: 0, depth: 1 }).engine.close()
+    return true
+  } catch (error) {
+    console.log(`skipped: ${(error as Error).message}`)
+    return false
+  }
 }
 
-test('many batches, each one system call, asynchronous on a disk', () => {
+add('many batches, each one system call, asynchronous on a disk', () => {
   let file
   try {
     file = scratchFile(tmpdir(), O_DIRECT)
@@ -37,7 +41,7 @@ test('many batches, each one system call, asynchronous on a disk', () => {
   file.remove()
 })
 
-test('a refused entry in the middle of a batch is withdrawn from the ring, not sent twice', () => {
+add('a refused entry in the middle of a batch is withdrawn from the ring, not sent twice', () => {
   const file = scratchFile('/dev/shm')
   const harness = new Harness('io_uring', file.fd, { depth: 8 })
   const { queue, memory } = harness
@@ -54,11 +58,6 @@ test('a refused entry in the middle of a batch is withdrawn from the ring, not s
   assert.equal(queue.submissions, 8000)
   harness.close()
   file.remove()
-})
-
-test('the remedies name what an administrator has to change', () => {
-  const source = readFileSync(new URL('../src/io-uring.ts', import.meta.url), 'utf8')
-  for (const remedy of ['kernel.io_uring_disabled', 'seccomp', 'RLIMIT_MEMLOCK']) assert.ok(source.includes(remedy))
 })
 
 test.run()

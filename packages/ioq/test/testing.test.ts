@@ -61,7 +61,7 @@ for (const name of available) {
 
   test('late by reaps', () => {
     const harness = withRules({ at: 0, fault: { kind: 'late', reaps: 5 } })
-    harness.queue.flush(0)
+    harness.queue.readv(0, [{ address: harness.memory.address, length: 512 }], 0)
     harness.queue.submit()
     let reaps = 1
     while (harness.queue.reap() === 0) reaps++
@@ -96,7 +96,9 @@ for (const name of available) {
     harness.queue.flush(0)
     harness.queue.flush(1)
     harness.queue.submit()
+    while (harness.queue.completions < 1) harness.queue.reap()
     for (let reaps = 0; reaps < 100; reaps++) harness.queue.reap()
+    assert.deepEqual([...harness.results], [[1, 0]])
     assert.equal(harness.queue.inFlight, 1)
     assert.equal(harness.queue.close({ timeout: 0 }), 1)
     harness.memory.close()

@@ -4,7 +4,8 @@ import { getSystemErrorMap } from 'node:util'
 /** Error numbers by name, as `errno(3)` has them on this platform: `errno.EAGAIN === 11`. */
 export const errno: Readonly<typeof constants.errno> = constants.errno
 
-const nameOf = new Map<number, string>(Object.entries(constants.errno).map(([name, number]) => [number, name]))
+// Some numbers have two names: reversed, so that the first one wins, EAGAIN over EWOULDBLOCK as Node itself has it.
+const nameOf = new Map<number, string>(Object.entries(constants.errno).reverse().map(([name, number]) => [number, name]))
 const textOf = new Map<number, string>([...getSystemErrorMap()].map(([number, [, text]]) => [-number, text]))
 
 /** The symbolic name of an error number, `'ENOENT'` for 2; `'E' + number` for one that has no name. */

@@ -1,6 +1,6 @@
 import { GuestMemory } from '@node-vmm/hostmem'
-import { errno, LinuxError, setNonBlocking } from '@node-vmm/libc'
-import { Channel } from './channel.ts'
+import { setNonBlocking } from '@node-vmm/libc'
+import { Channel, isHangUp } from './channel.ts'
 import { closeAll, signal } from './descriptor.ts'
 import type { VhostUserDevice } from './device.ts'
 import { asError, refused, VhostUserError, violation } from './errors.ts'
@@ -500,8 +500,4 @@ async function deviceDoes<T> (what: string, action: () => T | Promise<T>): Promi
 
 function isDeviceFailure (error: Error): boolean {
   return error instanceof VhostUserError && error.code === 'ERR_VHOST_USER_DEVICE'
-}
-
-function isHangUp (error: unknown): boolean {
-  return error instanceof LinuxError && (error.errno === errno.EPIPE || error.errno === errno.ECONNRESET)
 }

@@ -108,7 +108,7 @@ export class Channel {
       return receiveMessage(this.#fd, bytes)
     } catch (error) {
       // A peer that closes with our replies unread resets the connection: it hung up, no more.
-      if (error instanceof LinuxError && error.errno === errno.ECONNRESET) return { length: 0, fds: [], truncated: false }
+      if (isHangUp(error)) return { length: 0, fds: [], truncated: false }
       throw error
     }
   }
@@ -128,4 +128,9 @@ export class Channel {
       }
     })
   }
+}
+
+/** Whether a call failed only because the peer is gone. */
+export function isHangUp (error: unknown): boolean {
+  return error instanceof LinuxError && (error.errno === errno.EPIPE || error.errno === errno.ECONNRESET)
 }

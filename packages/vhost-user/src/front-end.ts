@@ -1,7 +1,7 @@
 import type { RegionInit } from '@node-vmm/hostmem'
 import { connectUnix, unixSocket, unixSocketPair } from '@node-vmm/libc'
 import { closeSync } from 'node:fs'
-import { Channel } from './channel.ts'
+import { Channel, isHangUp } from './channel.ts'
 import { closeAll } from './descriptor.ts'
 import { asError, refused, VhostUserError, violation } from './errors.ts'
 import { ProtocolFeature } from './features.ts'
@@ -310,7 +310,7 @@ export class FrontEnd {
       return await exchange()
     } catch (error) {
       if (error instanceof VhostUserError && error.code === 'ERR_VHOST_USER_REFUSED') throw error
-      throw this.#fail(error)
+      throw this.#fail(isHangUp(error) ? new VhostUserError('ERR_VHOST_USER_CLOSED', 'the back-end hung up', { cause: error }) : error)
     } finally {
       clearTimeout(timer)
     }

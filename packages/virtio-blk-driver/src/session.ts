@@ -1,6 +1,6 @@
 import { EventNotifier } from '@node-vmm/event-poll'
 import { GuestMemory, type RegionInit } from '@node-vmm/hostmem'
-import { close, connectUnix, duplicate, unixSocket, watchReadable, type Watch } from '@node-vmm/libc'
+import { close, connectUnix, duplicate, receiveMessage, unixSocket, watchReadable, type Watch } from '@node-vmm/libc'
 import { FrontEnd, ProtocolFeature, TransportFeature } from '@node-vmm/vhost-user'
 import { indirectTableBytes, layOutRing, ringBytes } from '@node-vmm/vring/driver'
 import { BufferPool } from './buffer-pool.ts'
@@ -35,6 +35,9 @@ const QUEUE_SIZE_MIN = 4
 const TABLE_SEGMENTS_MAX = 126
 /** A request's header and its status are segments beside the data. */
 const OVERHEAD_SEGMENTS = 2
+
+/** Flag of `recv(2)`: look, and leave it there. */
+const MSG_PEEK = 2
 
 const WANTED_PROTOCOL_FEATURES = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK | ProtocolFeature.CONFIG
 
@@ -209,10 +212,14 @@ export class Session {
     return notifier
   }
 
-  // A server says nothing unless it is asked: what can be read at any other time is the end.
+  // A server says nothing unless it is asked: what can be read at any other time is the end. Looked at anew, since the
+  // reply that made the socket readable may be taken by now.
   #watchHangUp (socket: number): void {
     this.#owned.push(() => close(socket))
-    this.#watch(socket, () => { if (this.#asking === 0) this.#end('disconnected') })
+    this.#watch(socket, () => {
+      const readable = peek(socket)
+      if (readable === 'end' || (readable === 'bytes' && this.#asking === 0)) this.#end('disconnected')
+    })
   }
 
   #watch (fd: number, callback: () => void): void {
@@ -236,6 +243,17 @@ export class Session {
   #giveBack (): void {
     this.#stopWatching()
     for (const giveBack of this.#owned.splice(0).reverse()) giveBack()
+  }
+}
+
+function peek (socket: number): 'nothing' | 'bytes' | 'end' {
+  try {
+    const message = receiveMessage(socket, new Uint8Array(1), 0, MSG_PEEK)
+    if (message === undefined) return 'nothing'
+    return message.length === 0 ? 'end' : 'bytes'
+  } catch {
+    // A connection that was reset.
+    return 'end'
   }
 }
 

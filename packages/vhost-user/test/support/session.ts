@@ -1,7 +1,9 @@
 import { GuestMemory, type RegionInit } from '@node-vmm/hostmem'
 import { close, eventfd, unixSocketPair } from '@node-vmm/libc'
-import { readdirSync, readlinkSync, readSync } from 'node:fs'
-import { BackEndSession, FrontEnd, type BackEndOptions, type FrontEndOptions, type QueueSetup, type VhostUserDevice } from '../../src/index.ts'
+import { readdirSync, readFileSync, readlinkSync, readSync } from 'node:fs'
+import {
+  BackEndSession, FrontEnd, type BackEndOptions, type FrontEndOptions, type QueueSetup, type RegionDescription, type VhostUserDevice
+} from '../../src/index.ts'
 
 /** Where the tests' front-end claims to have the guest's memory. */
 export const USER_BASE = 0x7f0000000000
@@ -78,11 +80,18 @@ export function connect (options: BackEndOptions = {}, device = new RecordingDev
 }
 
 /** Guest memory of 64 KiB, as a front-end passes it on. */
-export function guestMemory (size = 0x10000): { readonly regions: RegionInit[], readonly memory: GuestMemory, close (): void } {
+export function guestMemory (size = 0x10000): {
+  readonly memory: GuestMemory
+  readonly regions: RegionInit[]
+  /** The same as they stand in a message. */
+  readonly descriptions: RegionDescription[]
+  close (): void
+} {
   const { memory, fd, regions } = GuestMemory.allocate([{ guestAddress: GUEST_BASE, size }])
   return {
     memory,
     regions: regions.map((region) => ({ ...region, userAddress: USER_BASE })),
+    descriptions: [{ guestAddress: GUEST_BASE, size, userAddress: USER_BASE, offset: 0 }],
     close () {
       memory.release()
       close(fd)
@@ -134,7 +143,6 @@ export function openDescriptors (): string[] {
 }
 
 /** How many mappings of guest memory this process has. */
-export async function guestMappings (): Promise<number> {
-  const { readFile } = await import('node:fs/promises')
-  return (await readFile('/proc/self/maps', 'utf8')).split('\n').filter((line) => line.includes('memfd:guest-memory')).length
+export function guestMappings (): number {
+  return readFileSync('/proc/self/maps', 'utf8').split('\n').filter((line) => line.includes('memfd:guest-memory')).length
 }

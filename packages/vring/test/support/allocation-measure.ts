@@ -2,10 +2,10 @@
 import { GuestMemory } from '@node-vmm/hostmem'
 import { close } from '@node-vmm/libc'
 import v8 from 'node:v8'
-import { layOutRing, RawRing } from '../src/driver/index.ts'
+import { layOutRing, RawRing } from '../../src/driver/index.ts'
 import {
   DescriptorChain, SplitVring, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_WRITE
-} from '../src/index.ts'
+} from '../../src/index.ts'
 
 const RING_SIZE = 128
 const CHAINS = 1_000_000

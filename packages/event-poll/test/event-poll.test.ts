@@ -1,0 +1,346 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { closeSync, writeSync } from 'node:fs'
+import { suite } from 'uvu'
+import { Worker } from 'node:worker_threads'
+import { close, EPOLLIN, EPOLLOUT, eventfd, NativeMemory, read, shutdown, unixSocketPair } from '@node-vmm/libc'
+import { EventNotifier, EventPoll, type EventSource } from '@node-vmm/event-poll'
+import { pipe } from './pipe.ts'
+
+const test = suite('EventPoll')
+let poll: EventPoll
+test.before.each(() => { poll = new EventPoll() })
+test.after.each(() => poll.close())
+
+test('runs the callback of what is ready, once a notification', () => {
+  const [one, other] = [EventNotifier.create(), EventNotifier.create()]
+  const ran: string[] = []
+  poll.add(one, (events) => { ran.push(`one ${events}`) })
+  poll.add(other, () => { ran.push('other') })
+  assert.equal(poll.poll(0), 0)
+  one.notify()
+  one.notify()
+  assert.equal(poll.poll(-1), 1)
+  assert.deepEqual(ran, [`one ${EPOLLIN}`])
+  assert.equal(poll.poll(0), 0)
+  one.notify()
+  other.notify()
+  assert.equal(poll.poll(-1), 2)
+  assert.deepEqual(ran.slice(1).sort(), [`one ${EPOLLIN}`, 'other'])
+})
+
+test('waits as long as it is told', () => {
+  const started = performance.now()
+  assert.equal(poll.poll(40), 0)
+  assert.ok(performance.now() - started >= 39)
+})
+
+test('a notification during the callback is not lost', () => {
+  const notifier = EventNotifier.create()
+  let ran = 0
+  poll.add(notifier, () => { if (ran++ === 0) notifier.notify() })
+  notifier.notify()
+  assert.equal(poll.poll(0), 1)
+  assert.equal(poll.poll(0), 1)
+  assert.equal(poll.poll(0), 0)
+})
+
+test('a bare descriptor, or a notifier that is not to be cleared, is reported for as long as it is ready', () => {
+  const notifier = EventNotifier.create()
+  const fd = eventfd(1)
+  let ran = 0
+  poll.add(notifier, () => { ran++ }, { clear: false })
+  poll.add(fd, () => { ran++ })
+  notifier.notify()
+  for (let turn = 0; turn < 3; turn++) assert.equal(poll.poll(0), 2)
+  assert.equal(ran, 6)
+  notifier.clear()
+  assert.equal(poll.poll(0), 1)
+  close(fd)
+})
+
+test('an event of a source that was removed in the same batch is not delivered', () => {
+  const notifiers = Array.from({ length: 8 }, () => EventNotifier.create())
+  const sources: EventSource[] = []
+  let ran = 0
+  for (const notifier of notifiers) {
+    sources.push(poll.add(notifier, () => {
+      ran++
+      for (const source of sources) poll.remove(source)
+    }))
+    notifier.notify()
+  }
+  assert.equal(poll.poll(0), 1)
+  assert.equal(ran, 1)
+  assert.equal(poll.poll(0), 0)
+  assert.ok(sources.every((source) => !source.active))
+})
+
+test('nor is it delivered to a source that was given its place', () => {
+  const [one, other, next] = [EventNotifier.create(), EventNotifier.create(), EventNotifier.create()]
+  const pair = [one, other]
+  let wrong = 0
+  const sources: EventSource[] = pair.map((notifier, index) => poll.add(notifier, () => {
+    poll.remove(sources[1 - index]!)
+    poll.add(next, () => { wrong++ })
+  }))
+  for (const notifier of pair) notifier.notify()
+  assert.equal(poll.poll(0), 1)
+  assert.equal(wrong, 0)
+})
+
+test('delivers all of more events than one wait fetches', () => {
+  let ran = 0
+  const notifiers = Array.from({ length: 200 }, () => EventNotifier.create())
+  const sources = notifiers.map((notifier) => poll.add(notifier, () => { ran++ }))
+  for (const notifier of notifiers) notifier.notify()
+  while (poll.poll(0) > 0) { /* the next batch */ }
+  assert.equal(ran, 200)
+  for (const [index, source] of sources.entries()) {
+    poll.remove(source)
+    notifiers[index]!.close()
+  }
+})
+
+test('modify changes what is waited for, and pauses', () => {
+  const [one, other] = unixSocketPair({ nonBlocking: true })
+  const seen: number[] = []
+  const source = poll.add(one, (events) => { seen.push(events) }, { events: EPOLLOUT })
+  writeSync(other, 'x')
+  poll.poll(0)
+  assert.equal(poll.modify(source, EPOLLIN | EPOLLOUT), true)
+  poll.poll(0)
+  poll.modify(source, EPOLLIN)
+  poll.poll(0)
+  poll.modify(source, 0)
+  assert.equal(poll.poll(0), 0)
+  assert.equal(source.active, true)
+  assert.deepEqual(seen, [EPOLLOUT, EPOLLIN | EPOLLOUT, EPOLLIN])
+  poll.modify(source, EPOLLIN)
+  assert.equal(poll.poll(0), 1)
+  poll.remove(source)
+  assert.equal(poll.modify(source, EPOLLIN), false)
+  close(one)
+  close(other)
+})
+
+test('a pause within a batch holds for an event that was fetched already', () => {
+  const [one, other] = [EventNotifier.create(), EventNotifier.create()]
+  const pair = [one, other]
+  let ran = 0
+  const sources: EventSource[] = pair.map((notifier, index) => poll.add(notifier, () => {
+    ran++
+    poll.modify(sources[1 - index]!, 0)
+  }))
+  for (const notifier of pair) notifier.notify()
+  assert.equal(poll.poll(0), 1)
+  assert.equal(poll.poll(0), 0)
+  assert.equal(ran, 1)
+  for (const source of sources) {
+    assert.equal(source.active, true)
+    poll.modify(source, EPOLLIN)
+  }
+  assert.equal(poll.poll(0), 1, 'the event is still there')
+})
+
+test('a pipe whose writer is gone is delivered, then hangs up once, and never spins', () => {
+  const { readEnd, writeEnd } = pipe()
+  const notifier = EventNotifier.fromFd(readEnd, { owned: true })
+  const ran: string[] = []
+  const source = poll.add(notifier, () => { ran.push('ready') }, { onHangup: () => { ran.push('hangup') } })
+  writeSync(writeEnd, 'x')
+  closeSync(writeEnd)
+  while (poll.poll(0) > 0) { /* until quiet */ }
+  assert.deepEqual(ran, ['ready', 'hangup'])
+  assert.equal(source.active, false)
+  assert.equal(poll.modify(source, EPOLLIN), false)
+  poll.remove(source)
+  const started = performance.now()
+  assert.equal(poll.poll(50), 0)
+  assert.ok(performance.now() - started >= 49, 'it slept')
+  notifier.close()
+})
+
+test('a hang-up without a handler, or while paused, removes the source as well', () => {
+  for (const events of [EPOLLIN, 0]) {
+    const { readEnd, writeEnd } = pipe()
+    let ran = 0
+    const source = poll.add(readEnd, () => { ran++ }, { events })
+    closeSync(writeEnd)
+    assert.equal(poll.poll(0), 0)
+    assert.equal(source.active, false)
+    assert.equal(ran, 0)
+    closeSync(readEnd)
+  }
+})
+
+test('a socket that only ends its direction does not make a notifier spin', () => {
+  const [one, other] = unixSocketPair({ nonBlocking: true })
+  const notifier = EventNotifier.fromFd(one)
+  let hangups = 0
+  poll.add(notifier, () => assert.fail('nothing was sent'), { onHangup: () => { hangups++ } })
+  shutdown(other)
+  while (poll.poll(0) > 0) { /* until quiet */ }
+  assert.equal(hangups, 1)
+  close(one)
+  close(other)
+})
+
+test('an eventfd that somebody else cleared is no event', () => {
+  const [one, other] = [EventNotifier.create(), EventNotifier.create()]
+  const pair = [one, other]
+  let ran = 0
+  for (const [index, notifier] of pair.entries()) {
+    poll.add(notifier, () => {
+      ran++
+      pair[1 - index]!.clear()
+    })
+    notifier.notify()
+  }
+  assert.equal(poll.poll(0), 1)
+  assert.equal(ran, 1)
+})
+
+test('what a callback throws comes out of poll, and the others are delivered by the next', () => {
+  const notifiers = [EventNotifier.create(), EventNotifier.create(), EventNotifier.create()]
+  let ran = 0
+  for (const notifier of notifiers) {
+    poll.add(notifier, () => {
+      if (ran++ === 0) throw new Error('from a callback')
+    })
+    notifier.notify()
+  }
+  assert.throws(() => poll.poll(0), /from a callback/)
+  assert.equal(poll.poll(0), 2)
+  assert.equal(ran, 3)
+})
+
+test('run returns when stopped: before it, from a callback, and again', () => {
+  poll.stop()
+  poll.run()
+  const notifier = EventNotifier.create()
+  let ran = 0
+  poll.add(notifier, () => {
+    if (++ran < 3) notifier.notify()
+    else poll.stop()
+  })
+  notifier.notify()
+  poll.run()
+  assert.equal(ran, 3)
+  notifier.notify()
+  poll.run()
+  assert.equal(ran, 4)
+})
+
+test('stop from another thread by the number of the descriptor', () => {
+  const worker = new Worker(`
+    const { parentPort, workerData } = require('node:worker_threads')
+    import('@node-vmm/event-poll').then(({ EventPoll }) => EventPoll.stop(workerData))
+  `, { eval: true, workerData: poll.stopFd })
+  poll.run()
+  return new Promise<void>((resolve) => worker.on('exit', () => resolve()))
+})
+
+test('a process whose worker is blocked in run can end all the same', () => {
+  const started = performance.now()
+  const { status, stderr } = spawnSync(process.execPath, [...process.execArgv, '--input-type=module', '-e', `
+    import { Worker } from 'node:worker_threads'
+    const worker = new Worker("import('@node-vmm/event-poll').then(({ EventPoll }) => { const poll = new EventPoll(); require('node:worker_threads').parentPort.postMessage(1); poll.run() })", { eval: true })
+    worker.on('message', () => process.exit(7))
+  `], { cwd: new URL('..', import.meta.url), timeout: 20_000, encoding: 'utf8' })
+  assert.equal(status, 7, stderr)
+  assert.ok(performance.now() - started < 15_000)
+})
+
+test('misuse is told', () => {
+  const notifier = EventNotifier.create()
+  const source = poll.add(notifier, () => {
+    assert.throws(() => poll.poll(0), { name: 'EventPollError', code: 'ERR_EVENT_POLL_REENTERED' })
+    assert.throws(() => poll.run(), { code: 'ERR_EVENT_POLL_REENTERED' })
+  })
+  notifier.notify()
+  assert.equal(poll.poll(0), 1)
+  assert.throws(() => poll.add(notifier, () => {}), { name: 'LinuxError', code: 'EEXIST' })
+  assert.throws(() => poll.add(1_000_000, () => {}), { code: 'EBADF' })
+  const other = new EventPoll()
+  assert.throws(() => other.remove(source), { code: 'ERR_EVENT_POLL_FOREIGN_SOURCE' })
+  assert.throws(() => other.modify(source, 0), { code: 'ERR_EVENT_POLL_FOREIGN_SOURCE' })
+  other.close()
+  poll.close()
+  poll.close()
+  assert.equal(poll.closed, true)
+  assert.equal(source.active, false)
+  for (const use of [() => poll.poll(0), () => poll.run(), () => poll.add(notifier, () => {}), () => poll.modify(source, 0)]) {
+    assert.throws(use, { code: 'ERR_EVENT_POLL_CLOSED' })
+  }
+  poll.remove(source)
+  poll.stop()
+  notifier.close()
+})
+
+test('a failed add leaves no place behind', () => {
+  const notifier = EventNotifier.create()
+  let ran = 0
+  const first = poll.add(notifier, () => { ran++ })
+  poll.remove(first)
+  for (let time = 0; time < 3; time++) assert.throws(() => poll.add(1_000_000, () => {}), { code: 'EBADF' })
+  poll.add(notifier, () => { ran++ })
+  notifier.notify()
+  assert.equal(poll.poll(0), 1)
+  assert.equal(ran, 1)
+})
+
+test('a callback may close the poll, also within run', () => {
+  const notifiers = [EventNotifier.create(), EventNotifier.create()]
+  let ran = 0
+  for (const notifier of notifiers) {
+    poll.add(notifier, () => {
+      ran++
+      poll.close()
+    })
+    notifier.notify()
+  }
+  poll.run()
+  assert.equal(ran, 1)
+  assert.equal(poll.closed, true)
+})
+
+test('a source that was closed first can still be removed', () => {
+  const notifier = EventNotifier.create()
+  const source = poll.add(notifier, () => {})
+  notifier.close()
+  poll.remove(source)
+  assert.equal(source.active, false)
+})
+
+test('polls nest', () => {
+  const inner = new EventPoll()
+  const notifier = EventNotifier.create()
+  let ran = 0
+  inner.add(notifier, () => { ran++ })
+  poll.add(inner.fd, () => { inner.poll(0) })
+  notifier.notify()
+  assert.equal(poll.poll(0), 1)
+  assert.equal(poll.poll(0), 0)
+  assert.equal(ran, 1)
+  inner.close()
+})
+
+test('a bare socket is read by its callback until the end', () => {
+  const [one, other] = unixSocketPair({ nonBlocking: true })
+  const buffer = new NativeMemory(64)
+  const got: number[] = []
+  const source: EventSource = poll.add(one, () => {
+    const length = read(one, buffer.address, 64)
+    got.push(length)
+    if (length === 0) poll.remove(source)
+  })
+  writeSync(other, 'hello')
+  close(other)
+  while (poll.poll(0) > 0) { /* until quiet */ }
+  assert.deepEqual(got, [5, 0])
+  close(one)
+  buffer.close()
+})
+
+test.run()

@@ -1,0 +1,299 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
+import { test } from 'uvu'
+import {
+  BlockDriver, type ConnectOptions, DRIVER_FEATURES, featureMask, hasFeature, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
+  VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC
+} from '../src/index.ts'
+import { type DaemonOptions, missing, StorageDaemon } from './support/storage-daemon.ts'
+
+const MiB = 1 << 20
+const IMAGE_BYTES = 16 * MiB
+const directory = mkdtempSync(join(tmpdir(), 'node-vmm-driver-'))
+const image = join(directory, 'image.raw')
+
+function daemonTest (name: string, body: () => Promise<void>): void {
+  if (missing === undefined) test(name, body)
+  else if (process.env.CI !== undefined) test(name, () => assert.fail(missing))
+  else {
+    console.log(`skipped: ${name}: ${missing}`)
+    test.skip(name, body)
+  }
+}
+
+test.before.each(() => {
+  writeFileSync(image, '')
+  truncateSync(image, IMAGE_BYTES)
+})
+
+test.after(() => rmSync(directory, { recursive: true }))
+
+async function withDisk (daemonOptions: Partial<DaemonOptions>, options: Partial<ConnectOptions>,
+  body: (driver: BlockDriver, daemon: StorageDaemon) => Promise<void>): Promise<void> {
+  const daemon = await StorageDaemon.start({ disk: image, ...daemonOptions })
+  try {
+    const driver = await BlockDriver.connect({ socketPath: daemon.socketPath, ...options })
+    try {
+      await body(driver, daemon)
+    } finally {
+      await driver.close({ timeout: 2000 })
+    }
+  } finally {
+    await daemon.stop()
+  }
+}
+
+/** A sector's worth of bytes that no other place has. */
+function pattern (offset: number, length: number, salt = 0): Uint8Array {
+  const words = new Uint32Array(length / 4)
+  for (let index = 0; index < words.length; index++) words[index] = Math.imul(offset / 4 + index + salt * 7919, 2654435761)
+  return new Uint8Array(words.buffer)
+}
+
+const without = (...bits: number[]): bigint => DRIVER_FEATURES & ~featureMask(...bits)
+
+for (const [name, features, queues, queueSize] of [
+  ['all features, 1 queue', DRIVER_FEATURES, 1, 128],
+  ['all features, 2 queues', DRIVER_FEATURES, 2, 128],
+  ['no indirect descriptors', without(VIRTIO_F_INDIRECT_DESC), 1, 128],
+  ['no event indices', without(VIRTIO_F_EVENT_IDX), 1, 128],
+  ['neither, 2 queues', without(VIRTIO_F_INDIRECT_DESC, VIRTIO_F_EVENT_IDX), 2, 64],
+  ['a tiny ring', without(VIRTIO_F_INDIRECT_DESC), 1, 4]
+] as const) {
+  daemonTest(`reads, writes and flushes, many in flight: ${name}`, async () => {
+    await withDisk({ queues: 2 }, { features, queues, queueSize }, async (driver) => {
+      assert.equal(hasFeature(driver.features, VIRTIO_F_INDIRECT_DESC), hasFeature(features, VIRTIO_F_INDIRECT_DESC))
+      assert.equal(hasFeature(driver.features, VIRTIO_F_EVENT_IDX), hasFeature(features, VIRTIO_F_EVENT_IDX))
+      const pieces = Array.from({ length: 500 }, (_, index) => ({ offset: index * 8192, length: 512 * (1 + index % 16) }))
+      await Promise.all(pieces.map(({ offset, length }) => driver.write(offset, pattern(offset, length))))
+      await driver.flush()
+      const onHost = readFileSync(image)
+      for (const { offset, length } of pieces) assert.ok(onHost.subarray(offset, offset + length).equals(pattern(offset, length)), `at ${offset}`)
+      const read = await Promise.all(pieces.map(({ offset, length }) => driver.read(offset, length)))
+      read.forEach((bytes, index) => assert.ok(Buffer.from(onHost.buffer, onHost.byteOffset + pieces[index]!.offset, bytes.length).equals(bytes)))
+      assert.match(await driver.getId(), /vhost/)
+    })
+  })
+}
+
+daemonTest('reads and writes at the same time do not mix, over more rounds than a ring index has', async () => {
+  // 2^16 requests on one ring: both indices wrap.
+  await withDisk({ disk: IMAGE_BYTES }, { queueSize: 256 }, async (driver) => {
+    const target = new Uint8Array(512)
+    let left = 66_000
+    const worker = async (): Promise<void> => { while (left-- > 0) await driver.read(0, target) }
+    await Promise.all(Array.from({ length: 128 }, worker))
+  })
+  await withDisk({}, {}, async (driver) => {
+    const slots = Array.from({ length: 64 }, (_, slot) => slot)
+    await Promise.all(slots.map(async (slot) => {
+      for (let round = 0; round < 30; round++) {
+        await driver.write(slot * 65536, pattern(slot * 65536, 4096 * (1 + round % 4), round))
+        const back = await driver.read(slot * 65536, 4096 * (1 + round % 4))
+        assert.deepEqual(back, pattern(slot * 65536, back.length, round))
+      }
+    }))
+  })
+})
+
+daemonTest('a range larger than one request, and than the memory, goes in pieces', async () => {
+  await withDisk({}, { memoryBytes: 2 * MiB }, async (driver) => {
+    const bytes = pattern(0, 10 * MiB)
+    await driver.write(512, bytes)
+    await driver.flush()
+    assert.ok(readFileSync(image).subarray(512, 512 + bytes.length).equals(bytes))
+    const target = new Uint8Array(10 * MiB)
+    assert.equal(await driver.read(512, target), target)
+    assert.ok(Buffer.from(target).equals(bytes))
+  })
+})
+
+daemonTest('guest memory is read and written in place', async () => {
+  await withDisk({}, { queues: 1 }, async (driver) => {
+    const buffer = driver.allocate(8192)
+    assert.equal(buffer.address % 4096, 0)
+    buffer.bytes.set(pattern(0, 8192))
+    await driver.writeFrom(buffer.address, 4096, 8192)
+    assert.ok(readFileSync(image).subarray(4096, 12288).equals(pattern(0, 8192)))
+    buffer.bytes.fill(0)
+    await driver.readTo(buffer.address + 512, 4096, 4096)
+    assert.deepEqual(driver.memory.read(buffer.address + 512, 4096), pattern(0, 4096))
+    assert.equal(buffer.bytes[511], 0)
+    await assert.rejects(driver.readTo(1, 0, 512), { code: 'ERR_BLOCK_RANGE' })
+    buffer.free()
+  })
+})
+
+daemonTest('discard and write zeroes reach the disk', async () => {
+  await withDisk({}, {}, async (driver) => {
+    await driver.write(0, new Uint8Array(4 * MiB).fill(0xaa))
+    await driver.flush()
+    const before = statSync(image).blocks
+    await driver.writeZeroes(MiB, MiB)
+    await driver.discard(2 * MiB, MiB)
+    const onHost = readFileSync(image)
+    assert.equal(onHost[MiB - 1], 0xaa)
+    assert.ok(onHost.subarray(MiB, 2 * MiB).every((byte) => byte === 0))
+    assert.equal(onHost[3 * MiB], 0xaa)
+    assert.ok(statSync(image).blocks < before, 'the discarded space was given back')
+  })
+})
+
+daemonTest('what cannot be is refused before it is sent', async () => {
+  await withDisk({}, {}, async (driver) => {
+    for (const [offset, length] of [[1, 512], [0, 100], [-512, 512], [IMAGE_BYTES, 512], [IMAGE_BYTES - 512, 1024], [NaN, 512]] as const) {
+      await assert.rejects(driver.read(offset, length), { name: 'BlockDriverError', code: 'ERR_BLOCK_RANGE' }, `${length} at ${offset}`)
+    }
+    await assert.rejects(driver.write(0, new Uint8Array(10)), { code: 'ERR_BLOCK_RANGE' })
+    assert.deepEqual(await driver.read(0, 0), new Uint8Array(0))
+    assert.equal(driver.config.capacity, IMAGE_BYTES)
+    assert.deepEqual(await driver.refreshConfig(), driver.config)
+    assert.throws(() => driver.allocate(1 << 30), { code: 'ERR_BLOCK_MEMORY' })
+  })
+  await withDisk({ writable: false }, {}, async (driver) => {
+    assert.equal(driver.config.readOnly, true)
+    await assert.rejects(driver.write(0, new Uint8Array(512)), { code: 'ERR_BLOCK_READ_ONLY' })
+    assert.equal((await driver.read(0, 512)).length, 512)
+  })
+})
+
+daemonTest('a request that the disk fails rejects with its status', async () => {
+  // Without VIRTIO_BLK_F_RO agreed the driver does not know that it must not write.
+  await withDisk({ writable: false }, { features: without(VIRTIO_BLK_F_RO) }, async (driver) => {
+    await assert.rejects(driver.write(0, new Uint8Array(512)), { name: 'BlockDriverError', code: 'ERR_BLOCK_IO', status: 1 })
+    assert.equal((await driver.read(0, 512)).length, 512, 'the others go on')
+  })
+})
+
+daemonTest('a server without what is asked for is refused', async () => {
+  const daemon = await StorageDaemon.start({ disk: image, queues: 1 })
+  const { socketPath } = daemon
+  try {
+    await assert.rejects(BlockDriver.connect({ socketPath, queues: 2 }), { code: 'ERR_BLOCK_NEGOTIATION' })
+    await assert.rejects(BlockDriver.connect({ socketPath, queueSize: 2 }), RangeError)
+    await assert.rejects(BlockDriver.connect({ socketPath, queueSize: 100 }), RangeError)
+    await assert.rejects(BlockDriver.connect({ socketPath, signal: AbortSignal.abort(new Error('no time')) }), /no time/)
+    await assert.rejects(BlockDriver.connect({ socketPath: join(directory, 'nobody') }), { code: 'ENOENT' })
+    const driver = await BlockDriver.connect({ socketPath, features: without(VIRTIO_BLK_F_MQ) })
+    assert.equal(driver.config.queues, 1)
+    await driver.close()
+  } finally {
+    await daemon.stop()
+  }
+})
+
+daemonTest('a server that does not answer is given up when the signal says so', async () => {
+  await withDisk({}, {}, async (driver, daemon) => {
+    const target = new Uint8Array(512)
+    daemon.freeze()
+    const slow = driver.read(0, target)
+    await assert.rejects(driver.write(4096, pattern(0, 512), { signal: AbortSignal.timeout(50) }), { name: 'TimeoutError' })
+    await assert.rejects(driver.read(0, 512, { signal: AbortSignal.abort(new Error('changed my mind')) }), /changed my mind/)
+    daemon.thaw()
+    assert.equal(await slow, target)
+    // The request that was given up went on by itself, and its memory came back.
+    await driver.flush()
+    assert.ok(readFileSync(image).subarray(4096, 4608).equals(pattern(0, 512)))
+    const all = driver.allocate(64 * MiB)
+    all.free()
+  })
+  const daemon = await StorageDaemon.start({ disk: image })
+  daemon.freeze()
+  await assert.rejects(BlockDriver.connect({ socketPath: daemon.socketPath, timeout: 100 }), { code: 'ERR_VHOST_USER_TIMEOUT' })
+  await assert.rejects(BlockDriver.connect({ socketPath: daemon.socketPath, signal: AbortSignal.timeout(100) }), { name: 'TimeoutError' })
+  await daemon.stop()
+})
+
+daemonTest('a server that dies rejects what is in flight, what waits and what comes', async () => {
+  await withDisk({}, { queueSize: 4 }, async (driver, daemon) => {
+    assert.equal((await driver.read(0, 512)).length, 512)
+    daemon.freeze()
+    const calls = Array.from({ length: 20 }, () => driver.read(0, 512))
+    const ends = Promise.allSettled(calls)
+    await sleep(20)
+    daemon.kill()
+    for (const end of await ends) {
+      assert.equal(end.status, 'rejected')
+      assert.equal((end as PromiseRejectedResult).reason.code, 'ERR_BLOCK_DISCONNECTED')
+    }
+    await assert.rejects(driver.flush(), { code: 'ERR_BLOCK_DISCONNECTED' })
+    const cpu = process.cpuUsage()
+    await sleep(200)
+    const { user, system } = process.cpuUsage(cpu)
+    assert.ok(user + system < 150_000, 'a hung-up socket must not spin')
+  })
+})
+
+daemonTest('closing waits for what is in flight, then refuses; a server that hangs does not hold it', async () => {
+  await withDisk({}, { queueSize: 4 }, async (driver) => {
+    const calls = Array.from({ length: 50 }, (_, index) => driver.write(index * 512, pattern(index * 512, 512)))
+    await Promise.all([driver.close(), driver.close(), ...calls])
+    assert.ok(readFileSync(image).subarray(0, 50 * 512).equals(pattern(0, 50 * 512)))
+    await assert.rejects(driver.read(0, 512), { code: 'ERR_BLOCK_CLOSED' })
+    assert.throws(() => driver.allocate(1), { code: 'ERR_BLOCK_CLOSED' })
+  })
+  await withDisk({}, { timeout: 200 }, async (driver, daemon) => {
+    daemon.freeze()
+    const call = assert.rejects(driver.read(0, 512), { code: 'ERR_BLOCK_CLOSED' })
+    await driver.close({ timeout: 50 })
+    await call
+  })
+})
+
+daemonTest('many connections leave no descriptor and no mapping behind', async () => {
+  const daemon = await StorageDaemon.start({ disk: image, queues: 2 })
+  const count = (): [number, number] => [
+    readdirSync('/proc/self/fd').length,
+    readFileSync('/proc/self/maps', 'utf8').split('\n').filter((line) => line.includes('guest-memory')).length]
+  try {
+    const once = async (): Promise<void> => {
+      const driver = await BlockDriver.connect({ socketPath: daemon.socketPath, queues: 2 })
+      await driver.write(0, pattern(0, 512))
+      await driver[Symbol.asyncDispose]()
+    }
+    await once()
+    const before = count()
+    for (let round = 0; round < 20; round++) await once()
+    await sleep(20)
+    assert.deepEqual(count(), before)
+  } finally {
+    await daemon.stop()
+  }
+})
+
+daemonTest('memory that is held elsewhere is waited for, and missed when it cannot come', async () => {
+  await withDisk({}, { memoryBytes: 8192 }, async (driver) => {
+    await Promise.all(Array.from({ length: 20 }, (_, index) => driver.read(index * 4096, 4096)))
+    const held = driver.allocate(8192)
+    await assert.rejects(driver.read(0, 512), { code: 'ERR_BLOCK_MEMORY' })
+    await driver.flush()
+    held.free()
+    held.free()
+    assert.equal((await driver.read(0, 8192)).length, 8192)
+  })
+})
+
+daemonTest('a detached queue is driven by another thread, polling and blocking', async () => {
+  await withDisk({ queues: 2 }, { queues: 2 }, async (driver) => {
+    await Promise.all(Array.from({ length: 10 }, (_, index) => driver.write(index * 4096, pattern(index * 4096, 4096))))
+    const queue = driver.detachQueue()
+    assert.equal(queue.index, 5, 'two queues shared the writes')
+    const buffer = driver.allocate(32 * 4096)
+    const worker = new Worker(new URL('./support/queue-thread.ts', import.meta.url), { workerData: { queue, address: buffer.address } })
+    const counts = await new Promise<{ polled: number, blocked: number, heapBytes: number }>((resolve, reject) =>
+      worker.once('message', resolve).once('error', reject))
+    assert.equal(counts.polled, 20_000)
+    assert.equal(counts.blocked, 2000)
+    assert.ok(counts.heapBytes < 20_000 * 4, `${counts.heapBytes} bytes of heap for 20,000 requests: the hot path allocates`)
+    assert.deepEqual(buffer.bytes.subarray(0, 4096), pattern(0, 4096))
+    assert.equal((await driver.read(0, 512)).length, 512, 'the other queue is the driver\'s')
+    driver.detachQueue()
+    await assert.rejects(driver.read(0, 512), { code: 'ERR_BLOCK_NO_QUEUE' })
+  })
+})
+
+test.run()

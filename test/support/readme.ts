@@ -1,0 +1,27 @@
+import { execFileSync } from 'node:child_process'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const loader = fileURLToPath(new URL('../../tools/ts.mjs', import.meta.url))
+
+/**
+ * Runs the first `ts` block of a package's README as a program of its own.
+ *
+ * @param packageDir the package's folder; the program runs inside it, so that it imports the package by its name.
+ * @returns what it printed to standard output.
+ * @throws when it does not end well within 60 seconds
+ */
+export function runReadmeExample (packageDir: string): string {
+  const example = /^```ts\n(.*?)^```$/ms.exec(readFileSync(join(packageDir, 'README.md'), 'utf8'))?.[1]
+  if (example === undefined) throw new Error(`no ts block in ${packageDir}/README.md`)
+  const file = join(packageDir, `.readme-example-${process.pid}.ts`)
+  writeFileSync(file, example)
+  try {
+    return execFileSync(process.execPath, ['--import', loader, '--conditions=@node-vmm/source', file], {
+      cwd: packageDir, encoding: 'utf8', timeout: 60_000, killSignal: 'SIGKILL', stdio: ['ignore', 'pipe', 'inherit']
+    })
+  } finally {
+    rmSync(file)
+  }
+}
