@@ -59,7 +59,10 @@ async function demo (): Promise<void> {
   await driver.close()
 
   console.log()
-  row('Linux', await bootLinux(socketPath, (line) => progress(`Linux: ${line}`)).finally(() => progress('')))
+  progress('booting Linux')
+  const linux = await bootLinux(socketPath)
+  progress('')
+  row('Linux', linux)
 
   server.kill('SIGTERM')
   const [status] = await once(server, 'exit') as [number | null]

@@ -1,4 +1,5 @@
 import { watchReadable, type Watch } from '@node-vmm/libc'
+import { EventPollError } from './errors.ts'
 import type { EventPoll } from './event-poll.ts'
 
 /**
@@ -10,6 +11,7 @@ import type { EventPoll } from './event-poll.ts'
  * @throws EventPollError when the poll is closed
  */
 export function serveFromNode (poll: EventPoll): Watch {
+  if (poll.closed) throw new EventPollError('ERR_EVENT_POLL_CLOSED')
   const watch = watchReadable(poll.fd, () => { if (!poll.closed) poll.poll(0) })
   poll.onClose(() => watch.close())
   return watch

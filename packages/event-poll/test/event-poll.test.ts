@@ -8,6 +8,7 @@ import { EventNotifier, EventPoll, type EventSource } from '@node-vmm/event-poll
 import { pipe } from './pipe.ts'
 
 const test = suite('EventPoll')
+const blockedWorker = new URL('./blocked-worker.ts', import.meta.url)
 let poll: EventPoll
 test.before.each(() => { poll = new EventPoll() })
 test.after.each(() => poll.close())
@@ -232,22 +233,25 @@ test('run returns when stopped: before it, from a callback, and again', () => {
   assert.equal(ran, 4)
 })
 
-test('stop from another thread by the number of the descriptor', () => {
-  const worker = new Worker(`
-    const { parentPort, workerData } = require('node:worker_threads')
-    import('@node-vmm/event-poll').then(({ EventPoll }) => EventPoll.stop(workerData))
-  `, { eval: true, workerData: poll.stopFd })
-  poll.run()
-  return new Promise<void>((resolve) => worker.on('exit', () => resolve()))
+test('a worker that is blocked in run is stopped from here', async () => {
+  const worker = new Worker(blockedWorker)
+  const stopFd = await new Promise<number>((resolve) => worker.once('message', resolve))
+  const ended = new Promise((resolve) => worker.once('exit', resolve))
+  await new Promise((resolve) => setTimeout(resolve, 100))
+  const started = performance.now()
+  EventPoll.stop(stopFd)
+  assert.equal(await ended, 0)
+  assert.ok(performance.now() - started < 5000)
 })
 
 test('a process whose worker is blocked in run can end all the same', () => {
   const started = performance.now()
-  const { status, stderr } = spawnSync(process.execPath, [...process.execArgv, '--input-type=module', '-e', `
-    import { Worker } from 'node:worker_threads'
-    const worker = new Worker("import('@node-vmm/event-poll').then(({ EventPoll }) => { const poll = new EventPoll(); require('node:worker_threads').parentPort.postMessage(1); poll.run() })", { eval: true })
-    worker.on('message', () => process.exit(7))
-  `], { cwd: new URL('..', import.meta.url), timeout: 20_000, encoding: 'utf8' })
+  const script = `
+    const { Worker } = require('node:worker_threads')
+    new Worker(new URL('${blockedWorker}')).on('message', () => setTimeout(() => process.exit(7), 100))
+  `
+  const { status, stderr } = spawnSync(process.execPath, [...process.execArgv, '-e', script],
+    { timeout: 20_000, killSignal: 'SIGKILL', encoding: 'utf8' })
   assert.equal(status, 7, stderr)
   assert.ok(performance.now() - started < 15_000)
 })

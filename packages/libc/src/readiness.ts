@@ -1,4 +1,8 @@
+import { EPOLL_CTL_ADD, epollCreate, epollCtl, EPOLLIN } from './epoll.ts'
+import { errno, LinuxError } from './errors.ts'
+import { close as closeFd } from './file.ts'
 import { koffi } from './library.ts'
+import { NativeMemory } from './memory.ts'
 
 /** A descriptor that Node's own event loop watches. */
 export interface Watch {
@@ -12,7 +16,21 @@ export interface Watch {
 }
 
 // koffi's handle dies with its garbage-collected object, silently: every open one is held here.
-const open = new Set<object>()
+const open = new Map<number, object>()
+
+// koffi ends the process where libuv refuses a descriptor: a trial finds out first, with an error.
+function checkWatchable (fd: number): void {
+  if (open.has(fd)) throw new LinuxError('epoll_ctl', errno.EEXIST, { subject: `fd ${fd}`, remedy: 'It is being watched already.' })
+  const event = new NativeMemory(16)
+  const epoll = epollCreate()
+  event.u32[0] = EPOLLIN
+  try {
+    epollCtl(epoll, EPOLL_CTL_ADD, fd, event.address)
+  } finally {
+    closeFd(epoll)
+    event.close()
+  }
+}
 
 /**
  * Calls back whenever a descriptor is readable or its peer hung up, from Node's event loop (libuv's `uv_poll`), as
@@ -28,16 +46,17 @@ export function watchWritable (fd: number, callback: () => void): Watch {
 }
 
 function watch (fd: number, events: { readable?: boolean, writable?: boolean, disconnect: boolean }, callback: () => void): Watch {
+  checkWatchable(fd)
   let closed = false
   const handle = koffi().node.poll(fd, events, () => {
     // On Node 26 promises made in the poll callback would wait for some other event: an immediate has them run.
     if (!closed) setImmediate(() => { if (!closed) callback() })
   })
-  open.add(handle)
+  open.set(fd, handle)
   const close = (): void => {
     if (closed) return
     closed = true
-    open.delete(handle)
+    open.delete(fd)
     handle.close()
   }
   return { close, unref: () => handle.unref(), ref: () => handle.ref(), [Symbol.dispose]: close }

@@ -2,11 +2,13 @@
 import type { TraceEvent } from '@node-vmm/virtio-blk-dataplane'
 import { readFileSync } from 'node:fs'
 import { type Command, HELP, parseCommand, UsageError } from './options.ts'
-import { serve, type Server } from './serve.ts'
+import { serve, type ServeOptions, type Server } from './serve.ts'
 
 /** As vhost-user back-end programs answer: QEMU, docs/interop/vhost-user.json. */
 const CAPABILITIES = { type: 'block', features: ['blk-file', 'read-only'] }
 
+// A guest must not lose its disk because nobody reads the log any more.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
 process.exitCode = await main(process.argv.slice(2))
 
 async function main (args: readonly string[]): Promise<number> {
@@ -23,7 +25,7 @@ async function main (args: readonly string[]): Promise<number> {
 async function run (command: Command): Promise<number> {
   switch (command.name) {
     case 'help':
-      process.stdout.write(HELP)
+      console.log(HELP)
       return 0
     case 'version':
       console.log(JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version)
@@ -42,7 +44,7 @@ async function serveUntilAsked ({ options, trace }: Extract<Command, { name: 'se
     log,
     ...(trace && { tracer: logTrace, traceMessages: log })
   })
-  const ended = Promise.race([server.closed, signalled('SIGTERM'), signalled('SIGINT')])
+  const ended = Promise.race([server.closed, signalled('SIGTERM'), signalled('SIGINT'), signalled('SIGHUP')])
   console.log(readyLine(server, options))
   const failure = await ended
   await server.close()
@@ -50,20 +52,25 @@ async function serveUntilAsked ({ options, trace }: Extract<Command, { name: 'se
   return failure === undefined ? 0 : 1
 }
 
+// Once: the same signal a second time ends the process where it stands, should the drain not end.
 function signalled (signal: NodeJS.Signals): Promise<undefined> {
   return new Promise((resolve) => process.once(signal, () => resolve(undefined)))
 }
 
-function readyLine ({ plane }: Server, { path, socketPath, fd, readOnly = false }: { path: string, socketPath?: string, fd?: number, readOnly?: boolean }): string {
+function readyLine ({ plane }: Server, { path, socketPath, fd, readOnly = false }: ServeOptions): string {
   const where = socketPath ?? `fd ${fd}`
   const queues = plane.queues === 1 ? '1 queue' : `${plane.queues} queues`
   return `ready: ${path} (${plane.capacity} bytes, ${readOnly ? 'read-only' : 'read-write'}, ${queues}, ${plane.engine.name}) on ${where}`
 }
 
 function logTrace ({ name, ...fields }: TraceEvent): void {
-  log([name, ...Object.entries(fields).map(([key, value]) => `${key}=${value}`)].join(' '))
+  log([name, ...Object.entries(fields).map(([key, value]) => `${key}=${key.endsWith('Address') ? hex(value) : value}`)].join(' '))
+}
+
+function hex (address: number): string {
+  return `0x${address.toString(16)}`
 }
 
 function log (line: string): void {
-  process.stderr.write(`vhost-user-blk: ${line}\n`)
+  console.error(`vhost-user-blk: ${line}`)
 }

@@ -31,9 +31,8 @@ Serves a raw disk image to a virtual machine over vhost-user, in the foreground,
   --print-capabilities print what this program can do as JSON, as vhost-user back-ends do
   --help, --version    print this text, or the version
 
-One line on standard output says when it is ready. SIGTERM and SIGINT end it, with all requests completed.
-Exit status: 0 ended as asked; 1 it could not serve, or not go on; 2 the command line is wrong.
-`
+One line on standard output says when it is ready. SIGTERM, SIGINT and SIGHUP end it, with all requests completed.
+Exit status: 0 ended as asked; 1 it could not serve, or not go on; 2 the command line is wrong.`
 
 const ENGINES = ['auto', 'io_uring', 'linux-aio', 'sync'] as const
 
@@ -46,22 +45,24 @@ const flags = {
   engine: { type: 'string', default: 'auto' },
   direct: { type: 'boolean', default: false },
   serial: { type: 'string', default: '' },
-  trace: { type: 'boolean', default: false },
-  'print-capabilities': { type: 'boolean', default: false },
-  help: { type: 'boolean', short: 'h', default: false },
-  version: { type: 'boolean', default: false }
+  trace: { type: 'boolean', default: false }
 } as const
+
+/** Answered whatever else is asked for: so say QEMU's conventions for vhost-user back-end programs, and GNU's for all. */
+const QUESTIONS = new Map<string, 'help' | 'version' | 'print-capabilities'>([
+  ['--help', 'help'], ['-h', 'help'], ['--version', 'version'], ['--print-capabilities', 'print-capabilities']
+])
 
 /** @throws UsageError */
 export function parseCommand (args: readonly string[]): Command {
-  const values = parse(args)
-  if (values.help) return { name: 'help' }
-  if (values.version) return { name: 'version' }
-  if (values['print-capabilities']) return { name: 'print-capabilities' }
+  const question = args.find((arg) => QUESTIONS.has(arg))
+  if (question !== undefined) return { name: QUESTIONS.get(question)! }
 
+  const values = parse(args)
   const { 'socket-path': socketPath, fd, 'blk-file': path } = values
   if (path === undefined || path === '') throw new UsageError('which image? Give --blk-file=IMAGE.')
   if ((socketPath === undefined) === (fd === undefined)) throw new UsageError('give either --socket-path=PATH or --fd=N.')
+  if (socketPath === '') throw new UsageError('--socket-path takes a path: not "".')
   const engine = ENGINES.find((name) => name === values.engine)
   if (engine === undefined) throw new UsageError(`no engine is called ${values.engine}: use ${ENGINES.join(', ')}.`)
   if (Buffer.byteLength(values.serial) > VIRTIO_BLK_ID_BYTES) throw new UsageError(`--serial takes up to ${VIRTIO_BLK_ID_BYTES} bytes.`)

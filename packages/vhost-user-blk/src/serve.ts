@@ -2,13 +2,22 @@ import { listen, type Listener } from '@node-vmm/vhost-user'
 import { DataPlane, type DataPlaneOptions } from '@node-vmm/virtio-blk-dataplane'
 import { BlockDevice } from './block-device.ts'
 
+/** A guest can break its rings again and again: only so many times a session it is told. */
+const FAULTS_TOLD_MAX = 32
+
 /** A disk, how to serve it, and where front-ends connect: give `socketPath` or `fd`. */
 export interface ServeOptions extends Omit<DataPlaneOptions, 'dataPlane' | 'scsi' | 'onFault' | 'onDeath'> {
   /** Path of the unix socket to listen on, created with mode 0600. */
   readonly socketPath?: string
-  /** A unix socket that this process was given: a listening one, or a connected one, which is served once. */
+  /**
+   * A unix socket that this process was given: a listening one, or a connected one, which is served once. The server's
+   * from now on: closed at the end.
+   */
   readonly fd?: number
-  /** Receives what an operator should know: a refused message, a broken ring, a session's end. @default nobody is told */
+  /**
+   * Receives what an operator should know: a slower engine than the best, a session's begin and end, a refused message,
+   * a broken ring. @default nobody is told
+   */
   readonly log?: (line: string) => void
   /** Receives a line for each vhost-user message. @default none, at no cost */
   readonly traceMessages?: (line: string) => void
@@ -34,11 +43,15 @@ export async function serve (options: ServeOptions): Promise<Server> {
   const { socketPath, fd, log = () => {}, traceMessages, ...disk } = options
   let fatal: (error: Error) => void = () => {}
   const died = new Promise<Error>((resolve) => { fatal = resolve })
+  let faults = 0
   const plane = DataPlane.create({
     ...disk,
-    onFault: (queue, fault) => log(`queue ${queue} is broken until the guest resets it: ${fault.message}`),
+    onFault: (queue, fault) => {
+      if (faults++ < FAULTS_TOLD_MAX) log(`queue ${queue} is broken until the guest resets it: ${fault.message}`)
+    },
     onDeath: (error) => fatal(error)
   })
+  for (const { engine, reason } of plane.engine.rejected) log(`using ${plane.engine.name}, for ${engine} cannot be had: ${reason}`)
   let listener: Listener
   try {
     listener = listen({
@@ -46,6 +59,10 @@ export async function serve (options: ServeOptions): Promise<Server> {
       ...(socketPath !== undefined && { path: socketPath }),
       ...(fd !== undefined && { fd }),
       onProblem: (problem) => log(problem.message),
+      onSession: () => {
+        faults = 0
+        log('a front-end connected')
+      },
       onSessionEnd: (failure) => log(failure === undefined ? 'the front-end hung up' : `the session ended: ${failure.message}`),
       ...(traceMessages !== undefined && {
         onMessage: (direction, name, size, fds) =>

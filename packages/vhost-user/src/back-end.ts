@@ -118,7 +118,9 @@ export class BackEndSession {
         }
       }
     } catch (error) {
-      if (!this.#channel.closed && !isHangUp(error)) failure = asError(error)
+      // That a reply could not be sent is no failure after a hang-up, ours or theirs.
+      const isOver = this.#channel.closed || isHangUp(error)
+      if (!isOver || isDeviceFailure(error)) failure = asError(error)
     }
     return await this.#end() ?? failure
   }
@@ -498,6 +500,6 @@ async function deviceDoes<T> (what: string, action: () => T | Promise<T>): Promi
   }
 }
 
-function isDeviceFailure (error: Error): boolean {
+function isDeviceFailure (error: unknown): boolean {
   return error instanceof VhostUserError && error.code === 'ERR_VHOST_USER_DEVICE'
 }

@@ -4,7 +4,7 @@ import { close, eventfd, memfdCreate, open, O_RDONLY, sendMessage, unixSocketPai
 import { test } from 'uvu'
 import {
   BackEndSession, encodeConfig, encodeMemoryTable, encodeMessage, encodeRegion, encodeU64, encodeVringAddress, encodeVringState,
-  FLAG_NEED_REPLY, FLAG_REPLY, FrontEndRequest as Request, ProtocolFeature, TransportFeature
+  FLAG_NEED_REPLY, FLAG_REPLY, FrontEndRequest as Request, hasOwnReply, ProtocolFeature, TransportFeature
 } from '../src/index.ts'
 import { connect, guestMappings, guestMemory, openDescriptors, type Pair, RecordingDevice, ringAddresses } from './support/session.ts'
 
@@ -13,7 +13,6 @@ const ram = guestMemory()
 const fd = eventfd()
 const region = ram.descriptions[0]!
 const memoryFd = ram.regions[0]!.fd
-const violation = /^(?!.*undefined)/
 
 type Malformed = readonly [what: string, request: number, payload: Uint8Array, fds?: readonly number[]]
 
@@ -84,7 +83,7 @@ for (const [what, request, payload, fds = []] of refusedRequests) {
     await front.send(request, 0, { payload, fds })
     assert.equal(await front.getQueueNum(), 2)
     assert.equal(problems.length, 2)
-    assert.match(problems[0]!, violation)
+    assert.match(problems[0]!, / refused: (?!.*undefined)/)
     front.close()
     assert.equal(await session.closed, undefined)
     assert.deepEqual(device.look(), ['reset'])
@@ -124,17 +123,23 @@ for (const [what, bytes, fds = []] of endings) {
   })
 }
 
-async function start ({ front }: Pair): Promise<void> {
-  await front.setProtocolFeatures(ProtocolFeature.REPLY_ACK)
-  await front.setFeatures(1n << 32n | TransportFeature.PROTOCOL_FEATURES)
-  await front.setMemTable(ram.regions)
-  for (const index of [0, 1]) {
-    await front.setVringNum(index, 16)
-    await front.setVringAddr(index, ringAddresses(index))
-    await front.setVringCall(index, fd)
-    await front.setVringKick(index, fd)
-    await front.setVringEnable(index, true)
-  }
+function startSteps ({ front }: Pair): (() => Promise<void>)[] {
+  return [
+    () => front.setProtocolFeatures(ProtocolFeature.REPLY_ACK),
+    () => front.setFeatures(1n << 32n | TransportFeature.PROTOCOL_FEATURES),
+    () => front.setMemTable(ram.regions),
+    ...[0, 1].flatMap((index) => [
+      () => front.setVringNum(index, 16),
+      () => front.setVringAddr(index, ringAddresses(index)),
+      () => front.setVringCall(index, fd),
+      () => front.setVringKick(index, fd),
+      () => front.setVringEnable(index, true)
+    ])
+  ]
+}
+
+async function start (pair: Pair): Promise<void> {
+  for (const step of startSteps(pair)) await step()
 }
 
 test('GET_CONFIG that cannot be served is answered with nothing, and the session goes on', async () => {
@@ -148,19 +153,15 @@ test('GET_CONFIG that cannot be served is answered with nothing, and the session
 
 test('a hang-up while queues run stops them, at every point of a session', async () => {
   const before = [openDescriptors(), guestMappings()]
-  for (let count = 0; count < 14; count++) {
+  for (let count = 0; count <= 13; count++) {
     const pair = connect()
-    let sent = 0
-    const { front } = pair
-    const stopAt = new Proxy(front, {
-      get: (target, name) => async (...args: unknown[]) => {
-        if (sent++ === count) front.close()
-        return await (target[name as 'setOwner'] as (...args: unknown[]) => Promise<void>).apply(target, args)
-      }
-    })
-    await assert.rejects(start({ ...pair, front: stopAt }).then(() => assert.equal(count, 13)), count < 13 ? { code: 'ERR_VHOST_USER_CLOSED' } : {})
-      .catch((error: unknown) => { if (count < 13) throw error })
-    front.close()
+    const steps = startSteps(pair)
+    assert.equal(steps.length, 13)
+    for (const step of steps.slice(0, count)) await step()
+    // The next one is on its way, unanswered.
+    const next = steps[count]?.().catch(() => {})
+    pair.front.close()
+    await next
     assert.equal(await pair.session.closed, undefined)
     assert.equal(pair.device.queues.size, 0)
     assert.equal(pair.device.look().at(-1), 'reset')
@@ -227,7 +228,7 @@ test('a peer that does not read its replies holds nobody but itself', async () =
 
 test('random messages: the session answers or ends, and gives everything back', async () => {
   const seed = Number(process.env['SEED'] ?? Date.now() % 0x7fffffff)
-  console.log(`note: SEED=${seed}`)
+  console.log(`\nnote: SEED=${seed}`)
   let x = seed
   const random = (below: number): number => {
     x = (Math.imul(x, 1103515245) + 12345) >>> 0
@@ -239,19 +240,26 @@ test('random messages: the session answers or ends, and gives everything back', 
       encodeConfig({ offset: random(300), size: random(20), flags: random(3), data: new Uint8Array(20) }), new Uint8Array(random(200)).fill(random(256))]
     return shapes[random(shapes.length)]!
   }
+  const unanswered = Object.values(Request).filter((request) => !hasOwnReply(request))
   const before = [openDescriptors(), guestMappings()]
+  let starts = 0
   for (let round = 0; round < 60; round++) {
     const pair = connect()
     if (random(2) === 0) await start(pair)
-    for (let count = 0; count < 80 && !pair.session.notifyConfigChange(); count++) {
+    for (let count = 0; count < 80; count++) {
       const fds = Array.from({ length: random(3) }, () => random(2) === 0 ? fd : memoryFd)
-      await pair.front.send(random(46), random(20) === 0 ? FLAG_REPLY : random(2) * FLAG_NEED_REPLY, { payload: payloads(), fds }).catch(() => {})
+      // What ends a session is rare, so that most messages find one.
+      const request = random(40) === 0 ? random(46) : unanswered[random(unanswered.length)]!
+      await pair.front.send(request, random(100) === 0 ? FLAG_REPLY : 0, { payload: payloads(), fds }).catch(() => {})
+      if (random(4) === 0) await start(pair).catch(() => {})
     }
     await new Promise((resolve) => setImmediate(resolve))
     pair.front.close()
     await pair.session.closed
     assert.equal(pair.device.queues.size, 0)
+    starts += pair.device.look().filter((line) => line.startsWith('start')).length
   }
+  assert.ok(starts > 60, `${starts} starts: the messages do not get deep`)
   assert.deepEqual([openDescriptors(), guestMappings()], before)
 })
 

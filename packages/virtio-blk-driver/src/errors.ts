@@ -31,7 +31,7 @@ export interface BlockDriverErrorOptions extends ErrorOptions {
 
 /** A request that failed, or a disk that cannot be driven. */
 export class BlockDriverError extends Error {
-  static override readonly name: string = 'BlockDriverError'
+  static override readonly name = 'BlockDriverError'
   override readonly name = 'BlockDriverError'
   readonly code: BlockDriverErrorCode
   /** The status byte that the disk answered with (`VIRTIO_BLK_S_*`); undefined when it did not. */

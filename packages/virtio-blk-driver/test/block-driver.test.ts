@@ -1,7 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { readdirSync, readFileSync, statSync, truncateSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { test } from 'uvu'
@@ -9,28 +7,17 @@ import {
   BlockDriver, type ConnectOptions, DRIVER_FEATURES, featureMask, hasFeature, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
   VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC
 } from '../src/index.ts'
-import { type DaemonOptions, missing, StorageDaemon } from './support/storage-daemon.ts'
+import { blankImage } from '../../../test/support/image.ts'
+import { type DaemonOptions, daemonTest, StorageDaemon } from './support/storage-daemon.ts'
 
 const MiB = 1 << 20
 const IMAGE_BYTES = 16 * MiB
-const directory = mkdtempSync(join(tmpdir(), 'node-vmm-driver-'))
-const image = join(directory, 'image.raw')
-
-function daemonTest (name: string, body: () => Promise<void>): void {
-  if (missing === undefined) test(name, body)
-  else if (process.env.CI !== undefined) test(name, () => assert.fail(missing))
-  else {
-    console.log(`skipped: ${name}: ${missing}`)
-    test.skip(name, body)
-  }
-}
+const image = blankImage(IMAGE_BYTES / MiB)
 
 test.before.each(() => {
-  writeFileSync(image, '')
+  truncateSync(image, 0)
   truncateSync(image, IMAGE_BYTES)
 })
-
-test.after(() => rmSync(directory, { recursive: true }))
 
 async function withDisk (daemonOptions: Partial<DaemonOptions>, options: Partial<ConnectOptions>,
   body: (driver: BlockDriver, daemon: StorageDaemon) => Promise<void>): Promise<void> {
@@ -43,7 +30,7 @@ async function withDisk (daemonOptions: Partial<DaemonOptions>, options: Partial
       await driver.close({ timeout: 2000 })
     }
   } finally {
-    await daemon.stop()
+    await daemon.kill()
   }
 }
 
@@ -177,12 +164,12 @@ daemonTest('a server without what is asked for is refused', async () => {
     await assert.rejects(BlockDriver.connect({ socketPath, queueSize: 2 }), RangeError)
     await assert.rejects(BlockDriver.connect({ socketPath, queueSize: 100 }), RangeError)
     await assert.rejects(BlockDriver.connect({ socketPath, signal: AbortSignal.abort(new Error('no time')) }), /no time/)
-    await assert.rejects(BlockDriver.connect({ socketPath: join(directory, 'nobody') }), { code: 'ENOENT' })
+    await assert.rejects(BlockDriver.connect({ socketPath: `${image}.nobody` }), { code: 'ENOENT' })
     const driver = await BlockDriver.connect({ socketPath, features: without(VIRTIO_BLK_F_MQ) })
     assert.equal(driver.config.queues, 1)
     await driver.close()
   } finally {
-    await daemon.stop()
+    await daemon.kill()
   }
 })
 
@@ -205,7 +192,7 @@ daemonTest('a server that does not answer is given up when the signal says so', 
   daemon.freeze()
   await assert.rejects(BlockDriver.connect({ socketPath: daemon.socketPath, timeout: 100 }), { code: 'ERR_VHOST_USER_TIMEOUT' })
   await assert.rejects(BlockDriver.connect({ socketPath: daemon.socketPath, signal: AbortSignal.timeout(100) }), { name: 'TimeoutError' })
-  await daemon.stop()
+  await daemon.kill()
 })
 
 daemonTest('a server that dies rejects what is in flight, what waits and what comes', async () => {
@@ -215,7 +202,7 @@ daemonTest('a server that dies rejects what is in flight, what waits and what co
     const calls = Array.from({ length: 20 }, () => driver.read(0, 512))
     const ends = Promise.allSettled(calls)
     await sleep(20)
-    daemon.kill()
+    await daemon.kill()
     for (const end of await ends) {
       assert.equal(end.status, 'rejected')
       assert.equal((end as PromiseRejectedResult).reason.code, 'ERR_BLOCK_DISCONNECTED')
@@ -261,7 +248,7 @@ daemonTest('many connections leave no descriptor and no mapping behind', async (
     await sleep(20)
     assert.deepEqual(count(), before)
   } finally {
-    await daemon.stop()
+    await daemon.kill()
   }
 })
 

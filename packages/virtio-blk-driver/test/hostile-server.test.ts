@@ -1,6 +1,4 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { EventNotifier } from '@node-vmm/event-poll'
 import { watchReadable, type Watch } from '@node-vmm/libc'
@@ -8,6 +6,7 @@ import { listen, type QueueSetup, type VhostUserDevice } from '@node-vmm/vhost-u
 import { DescriptorChain, SplitVring } from '@node-vmm/vring'
 import { RawRing } from '@node-vmm/vring/driver'
 import { test } from 'uvu'
+import { temporaryFolder } from '../../../test/support/image.ts'
 import { BlockDriver, type BlockDriverErrorCode, DRIVER_FEATURES } from '../src/index.ts'
 
 /** What the server does with a request: `chain` was popped from `device`. */
@@ -43,7 +42,9 @@ class HostileDisk implements VhostUserDevice {
     const kick = EventNotifier.fromFd(setup.kickFd)
     this.#watch = watchReadable(setup.kickFd, () => {
       kick.clear()
-      while (device.pop(chain) === 'chain') this.#misdeed(device, chain, raw, setup)
+      do {
+        while (device.pop(chain) === 'chain') this.#misdeed(device, chain, raw, setup)
+      } while (device.enableNotification() === 'more')
       this.#base = device.save().availableIndex
       if (setup.callFd !== undefined) EventNotifier.fromFd(setup.callFd).notify()
     })
@@ -55,11 +56,9 @@ class HostileDisk implements VhostUserDevice {
   }
 }
 
-const directory = mkdtempSync(join(tmpdir(), 'node-vmm-hostile-'))
-test.after(() => rmSync(directory, { recursive: true }))
+const path = join(temporaryFolder(), 'socket')
 
 async function withHostile (misdeed: Misdeed, body: (driver: BlockDriver) => Promise<void>): Promise<void> {
-  const path = join(directory, 'socket')
   const listener = listen({ path, device: new HostileDisk(misdeed) })
   try {
     const driver = await BlockDriver.connect({ socketPath: path })

@@ -199,8 +199,8 @@ export class SplitVring implements Virtqueue {
     if (failure !== undefined) {
       return this.#refuse(failure, `the chain of head ${head}: ${failure.replaceAll('-', ' ')}, ${length >>> 0} bytes at 0x${addressOf(low, high).toString(16)}`, head)
     }
-    // A used element's length has 32 bits (2.7.5: no chain of more than 2^32 bytes).
-    if (chain.readableBytes + chain.writableBytes > 0xffffffff) return this.#refuse('chain-too-long', `the chain of head ${head} has more than 2^32 bytes`, head)
+    // What a used element's length cannot say (2.7.5).
+    if (chain.readableBytes + chain.writableBytes > 0xffffffff) return this.#refuse('chain-too-long', `the chain of head ${head} has 2^32 bytes or more`, head)
     return true
   }
 

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { getHeapStatistics } from 'node:v8'
 import { close } from '@node-vmm/libc'
 import { GuestMemory } from '@node-vmm/hostmem'
 import { test } from 'uvu'
@@ -259,6 +260,35 @@ for (const eventIdx of [false, true]) {
     })
   }
 }
+
+test('a steady stream of chains allocates nothing', () => {
+  const { ring, memory, layout } = setUp(128, { eventIdx: true, indirect: { address: TABLES, segments: 4 } })
+  const device = new SplitVring(memory, { ...layout, features: 1n << BigInt(VIRTIO_F_EVENT_IDX) | 1n << BigInt(VIRTIO_F_INDIRECT_DESC) })
+  const chain = new DescriptorChain(memory)
+  const stream = (batches: number): void => {
+    for (let batch = 0; batch < batches; batch++) {
+      for (let token = 0; token < 32; token++) {
+        for (let segment = 0; segment < 3; segment++) {
+          ring.segmentAddress[segment] = DATA + token * 1024
+          ring.segmentLength[segment] = 512
+        }
+        ring.addChain(1, 2, token)
+      }
+      ring.publish()
+      if (!ring.needsKick()) throw new Error('the device sleeps')
+      while (device.pop(chain) === 'chain') device.push(chain.head, 1024)
+      device.publish()
+      if (device.enableNotification() !== 'empty' || !device.shouldNotify()) throw new Error('the driver sleeps')
+      while (ring.pollUsed() !== NOTHING_USED);
+      ring.enableInterrupts()
+    }
+  }
+  stream(2000)
+  const before = getHeapStatistics().used_heap_size
+  stream(2000)
+  const grown = getHeapStatistics().used_heap_size - before
+  assert.ok(grown < 2000 * 32, `${grown} bytes for 64,000 chains`)
+})
 
 /** A small reproducible generator: `next(n)` is 0 to n - 1. */
 function generator (seed: number): (below: number) => number {

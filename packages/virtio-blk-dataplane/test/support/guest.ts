@@ -1,14 +1,25 @@
 import { EventNotifier } from '@node-vmm/event-poll'
 import { GuestMemory } from '@node-vmm/hostmem'
 import { close, watchReadable, type Watch } from '@node-vmm/libc'
-import { layOutRing, DriverRing, NOTHING_USED, RawRing, type RingLayout, type Segment } from '@node-vmm/vring/driver'
+import { DriverRing, type DriverRingOptions, indirectTableBytes, layOutRing, NOTHING_USED, RawRing, type RingLayout, type Segment } from '@node-vmm/vring/driver'
 import type { DataPlane, QueueSetup } from '../../src/index.ts'
 import { VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../src/index.ts'
 
 export interface GuestOptions {
+  /** Entries of the ring. @default 64 */
   readonly size?: number
+  /** @default true */
   readonly eventIdx?: boolean
+  /** Put every chain in an indirect table of up to 128 descriptors. @default false */
+  readonly indirect?: boolean
+  /** Where memory begins. @default 0x100000 */
+  readonly guestAddress?: number
+  /** @default 16 MiB */
   readonly memoryBytes?: number
+  /** Bytes of a second region right behind the first: what straddles them is not contiguous in this process. @default none */
+  readonly secondBytes?: number
+  /** Feature bits to agree on beside those of the ring. @default 0n */
+  readonly features?: bigint
 }
 
 /** What came back for a request. */
@@ -20,6 +31,7 @@ export interface Answer {
 
 const EVENT_IDX = 1n << 29n
 const INDIRECT = 1n << 28n
+const TABLE_SEGMENTS = 128
 /** Nothing that a device writes as a status. */
 export const NO_STATUS = 0xff
 
@@ -27,12 +39,13 @@ export const NO_STATUS = 0xff
 export class Guest {
   readonly memory: GuestMemory
   readonly layout: RingLayout
-  readonly ring: DriverRing
+  ring: DriverRing
   readonly raw: RawRing
   readonly kick = EventNotifier.create()
   readonly call = EventNotifier.create()
   readonly error = EventNotifier.create()
-  readonly #eventIdx: boolean
+  readonly #features: bigint
+  readonly #ringOptions: DriverRingOptions
   readonly #waiting = new Map<number, (written: number) => void>()
   readonly #watch: Watch
   /** Where the next allocation of guest memory begins. */
@@ -40,15 +53,19 @@ export class Guest {
   #token = 0
   interrupts = 0
 
-  constructor ({ size = 64, eventIdx = true, memoryBytes = 16 << 20 }: GuestOptions = {}) {
-    const { memory, fd } = GuestMemory.allocate([{ guestAddress: 0x100000, size: memoryBytes }])
+  constructor (options: GuestOptions = {}) {
+    const { size = 64, eventIdx = true, indirect = false, guestAddress = 0x100000, memoryBytes = 16 << 20, secondBytes = 0, features = 0n } = options
+    const second = secondBytes === 0 ? [] : [{ guestAddress: guestAddress + memoryBytes, size: secondBytes }]
+    const { memory, fd } = GuestMemory.allocate([{ guestAddress, size: memoryBytes }, ...second])
     close(fd)
     this.memory = memory
-    this.layout = layOutRing(0x100000, size)
-    this.#eventIdx = eventIdx
-    this.ring = new DriverRing(memory, this.layout, { eventIdx })
+    this.layout = layOutRing(guestAddress, size)
+    this.#features = features | INDIRECT | (eventIdx ? EVENT_IDX : 0n)
+    const tables = guestAddress + 0x40000
+    this.#ringOptions = { eventIdx, ...(indirect && { indirect: { address: tables, segments: TABLE_SEGMENTS } }) }
+    this.ring = new DriverRing(memory, this.layout, this.#ringOptions)
     this.raw = new RawRing(memory, this.layout)
-    this.#free = 0x140000
+    this.#free = tables + (indirect ? indirectTableBytes(size, TABLE_SEGMENTS) : 0)
     this.#watch = watchReadable(this.call.fd, () => {
       this.call.clear()
       this.interrupts++
@@ -64,17 +81,31 @@ export class Guest {
       descriptorAddress: this.layout.descriptorAddress,
       availableAddress: this.layout.availableAddress,
       usedAddress: this.layout.usedAddress,
-      features: INDIRECT | (this.#eventIdx ? EVENT_IDX : 0n),
+      features: this.#features,
       kickFd: this.kick.fd,
       callFd: this.call.fd,
       errorFd: this.error.fd
     }
   }
 
+  /** Begins anew, as a driver does after it reset the device. What was not answered never will be. */
+  resetRing (index = 0): void {
+    this.ring = new DriverRing(this.memory, this.layout, { ...this.#ringOptions, index })
+    this.ring.enableInterrupts()
+    this.#waiting.clear()
+  }
+
   allocate (bytes: number): number {
     const address = this.#free
     this.#free += Math.ceil(bytes / 512) * 512
     return address
+  }
+
+  /** The part of a body's memory is free again after it: for tests that share a guest. */
+  async withMemory (body: () => Promise<void>): Promise<void> {
+    const free = this.#free
+    await body()
+    this.#free = free
   }
 
   header (type: number, sector: number | bigint): number {
@@ -127,15 +158,19 @@ export class Guest {
     return { ...answer, id: this.memory.read(address, length) }
   }
 
-  /** Takes what the device finished. */
+  /** Takes what the device finished, and asks for an interrupt at the next. */
   poll (): void {
-    do {
-      while (this.ring.pollUsed() > NOTHING_USED) {
-        const done = this.#waiting.get(this.ring.usedToken)
-        this.#waiting.delete(this.ring.usedToken)
-        done?.(this.ring.usedLength)
-      }
-    } while (this.ring.enableInterrupts() === 'more')
+    do this.take()
+    while (this.ring.enableInterrupts() === 'more')
+  }
+
+  /** Takes what the device finished. */
+  take (): void {
+    while (this.ring.pollUsed() > NOTHING_USED) {
+      const done = this.#waiting.get(this.ring.usedToken)
+      this.#waiting.delete(this.ring.usedToken)
+      done?.(this.ring.usedLength)
+    }
   }
 
   close (): void {

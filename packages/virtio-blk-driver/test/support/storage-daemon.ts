@@ -1,16 +1,15 @@
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { temporaryFolder } from '../../../../test/support/image.ts'
+import { Running } from '../../../../test/support/processes.ts'
+import { path, programs, testWith } from '../../../../test/support/programs.ts'
 
-/** Why tests with QEMU's storage daemon cannot run here, or undefined. */
-export const missing: string | undefined = spawnSync('qemu-storage-daemon', ['--version']).error === undefined
-  ? undefined
-  : 'qemu-storage-daemon is missing: apt-get install qemu-system-common'
+/** `test` for tests that need the daemon. */
+export const daemonTest = testWith(programs('qemu-storage-daemon'))
 
 export interface DaemonOptions {
-  /** The image to serve; the null disk of this many bytes when a number. */
+  /** The image to serve; the null disk of this many bytes when a number: it reads as zeroes, whatever was written. */
   readonly disk: string | number
   /** @default 1 */
   readonly queues?: number
@@ -18,55 +17,44 @@ export interface DaemonOptions {
   readonly writable?: boolean
 }
 
+let folder: string | undefined
+let daemons = 0
+
 /** QEMU's storage daemon with one vhost-user-blk export: a peer that is not ours. */
 export class StorageDaemon {
-  readonly socketPath: string
-  readonly #directory: string
-  readonly #process: ChildProcess
+  readonly socketPath = join(folder ??= temporaryFolder(), `socket-${daemons++}`)
+  readonly #program: Running
 
-  private constructor (directory: string, process: ChildProcess) {
-    this.#directory = directory
-    this.#process = process
-    this.socketPath = join(directory, 'socket')
+  private constructor ({ disk, queues = 1, writable = true }: DaemonOptions) {
+    const node = typeof disk === 'string' ? `driver=file,filename=${disk},discard=unmap` : `driver=null-co,size=${disk},read-zeroes=on`
+    this.#program = new Running(path('qemu-storage-daemon'), [
+      '--blockdev', `${node},node-name=disk`,
+      '--object', 'iothread,id=thread',
+      '--export', `type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path=${this.socketPath},` +
+        `writable=${writable ? 'on' : 'off'},iothread=thread,num-queues=${queues}`
+    ])
   }
 
-  static async start ({ disk, queues = 1, writable = true }: DaemonOptions): Promise<StorageDaemon> {
-    const directory = mkdtempSync(join(tmpdir(), 'node-vmm-qsd-'))
-    const node = typeof disk === 'string' ? `driver=file,filename=${disk},discard=unmap` : `driver=null-co,size=${disk},read-zeroes=on`
-    const child = spawn('qemu-storage-daemon', [
-      '--blockdev', `${node},node-name=f0`,
-      '--object', 'iothread,id=iot0',
-      '--export', `type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=${directory}/socket,` +
-        `writable=${writable ? 'on' : 'off'},iothread=iot0,num-queues=${queues}`
-    ], { stdio: ['ignore', 'inherit', 'inherit'] })
-    const daemon = new StorageDaemon(directory, child)
-    for (let waited = 0; !existsSync(daemon.socketPath); waited += 10) {
-      if (waited > 10_000 || child.exitCode !== null) throw new Error('qemu-storage-daemon did not start')
+  static async start (options: DaemonOptions): Promise<StorageDaemon> {
+    const daemon = new StorageDaemon(options)
+    for (const deadline = Date.now() + 10_000; !existsSync(daemon.socketPath);) {
+      if (!daemon.#program.alive || Date.now() > deadline) throw daemon.#program.failure('does not listen')
       await sleep(10)
     }
     return daemon
   }
 
-  /** Ends it as a crash would. */
-  kill (): void {
-    this.#process.kill('SIGKILL')
-  }
-
-  /** Stops it, not reading, not answering, until it is killed. */
+  /** Has it do nothing until it is thawed: requests and messages stay unanswered. */
   freeze (): void {
-    this.#process.kill('SIGSTOP')
+    this.#program.signal('SIGSTOP')
   }
 
   thaw (): void {
-    this.#process.kill('SIGCONT')
+    this.#program.signal('SIGCONT')
   }
 
-  async stop (): Promise<void> {
-    const ended = new Promise((resolve) => this.#process.once('exit', resolve))
-    if (this.#process.exitCode === null && this.#process.signalCode === null) {
-      this.kill()
-      await ended
-    }
-    rmSync(this.#directory, { recursive: true })
+  /** Ends it as a crash would. */
+  async kill (): Promise<void> {
+    await this.#program.kill()
   }
 }

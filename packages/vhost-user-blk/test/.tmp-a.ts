@@ -1,0 +1,327 @@
+// The built program, as a user runs it: plain Node, no loader.
+import { close, bindUnix, listen, unixSocket, unixSocketPair } from '@node-vmm/libc'
+import { FrontEnd, FrontEndRequest, OFFERED_PROTOCOL_FEATURES, ProtocolFeature } from '@node-vmm/vhost-user'
+import { BlockDriver } from '@node-vmm/virtio-blk-driver'
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { suite } from 'uvu'
+import { HELP } from '../src/options.ts'
+import { killAll, Program, run, WITHOUT_IO_URING } from './support/program.ts'
+import { newImage, newPath } from './support/scratch.ts'
+
+const VIRTIO_BLK_F_RO = 1n << 5n
+const PATTERN = new Uint8Array(4096).fill(0x5a)
+
+const test = suite('cli')
+import { createRequire as cr } from 'node:module'
+test.before.each(() => console.log(cr('/work/main/packages/libc/src/library.ts').resolve('koffi')))
+test.after.each(killAll)
+
+function place (image = newImage()): { image: string, socketPath: string, args: string[] } {
+  const socketPath = newPath()
+  return { image, socketPath, args: [`--socket-path=${socketPath}`, `--blk-file=${image}`] }
+}
+
+async function writeAndRead (socketPath: string): Promise<void> {
+  const driver = await BlockDriver.connect({ socketPath })
+  await driver.write(8192, PATTERN)
+  await driver.flush()
+  assert.deepEqual(await driver.read(8192, 4096), PATTERN)
+  await driver.close()
+}
+
+test('says in one line that it is ready, and nothing else', async () => {
+  const { image, socketPath, args } = place()
+  const program = await Program.ready([...args, '--engine=sync'])
+  await program.end()
+  assert.equal(program.stdout, `ready: ${image} (1048576 bytes, read-write, 1 queue, sync) on ${socketPath}\n`)
+  assert.equal(program.stderr, '')
+})
+
+test('answers --help, --version and --print-capabilities, whatever else is there', async () => {
+  for (const flag of ['--help', '-h']) assert.deepEqual(await run(flag), { status: 0, stdout: `${HELP}\n`, stderr: '' })
+  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'))
+  assert.deepEqual(await run('--version'), { status: 0, stdout: `${version}\n`, stderr: '' })
+  const { status, stdout, stderr } = await run('--print-capabilities', '--bogus')
+  assert.deepEqual([status, stderr], [0, ''])
+  // VHostUserBackendCapabilities of QEMU's docs/interop/vhost-user.json.
+  assert.deepEqual(JSON.parse(stdout), { type: 'block', features: ['blk-file', 'read-only'] })
+})
+
+test('exits with 2 and the remedy for a command line that is wrong', async () => {
+  const { args } = place()
+  for (const [wrong, message] of [
+    [[], /^vhost-user-blk: which image\? Give --blk-file=IMAGE\.\nvhost-user-blk: see --help\n$/],
+    [['--blk-file=x'], /give either --socket-path=PATH or --fd=N/],
+    [[...args, '--num-queues=0'], /--num-queues takes a number from 1 to 256/],
+    [[...args, '--engine=fast'], /no engine is called fast/],
+    [[...args, '--daemon'], /Unknown option '--daemon'/]
+  ] as const) {
+    const { status, stdout, stderr } = await run(...wrong)
+    assert.deepEqual([status, stdout], [2, ''])
+    assert.match(stderr, message)
+  }
+})
+
+test('exits with 1 and the remedy for what it cannot serve, leaving no socket', async () => {
+  const missing = newPath()
+  for (const [image, message] of [
+    [missing, `open ${missing}: ENOENT, no such file or directory. Create it, for instance: truncate -s 1G ${missing}`],
+    [newImage(1000), 'truncate -s'],
+    [newImage(0), 'a disk has whole sectors'],
+    ['/dev/null', '/dev/null is neither a file nor a block device'],
+    ['/', 'name a file or a block device']
+  ] as const) {
+    const { socketPath, args } = place(image)
+    const { status, stdout, stderr } = await run(...args)
+    assert.deepEqual([status, stdout], [1, ''])
+    assert.match(stderr, /^vhost-user-blk: .*\n$/)
+    assert.ok(stderr.includes(message), stderr)
+    assert.equal(existsSync(socketPath), false)
+  }
+})
+
+test('exits with 1 where it cannot listen, and leaves alone what is there', async () => {
+  const file = newPath()
+  writeFileSync(file, 'precious')
+  for (const [where, message] of [
+    [`--socket-path=${newPath()}/socket`, /bind .*ENOENT/],
+    [`--socket-path=/${'x'.repeat(150)}`, /1 to 107 bytes/],
+    [`--socket-path=${file}`, /is no socket: it is left as it is/],
+    ['--fd=77', /EBADF/],
+    ['--fd=0', /ENOTSOCK/]
+  ] as const) {
+    const { status, stderr } = await run(where, `--blk-file=${newImage()}`)
+    assert.equal(status, 1)
+    assert.match(stderr, message)
+  }
+  assert.equal(readFileSync(file, 'utf8'), 'precious')
+})
+
+test('an image in use is refused, by its file, not by its name', async () => {
+  const { image, args } = place()
+  await Program.ready(args)
+  const link = newPath()
+  symlinkSync(image, link)
+  for (const again of [place(image), place(link)]) {
+    const { status, stderr } = await run(...again.args)
+    assert.equal(status, 1)
+    assert.match(stderr, /is in use by another process .*Stop it/)
+  }
+  assert.equal((await run(...place(image).args, '--read-only')).status, 1)
+})
+
+test('any number may serve an image read-only; nobody may write it then', async () => {
+  const { image, args } = place()
+  await Program.ready([...args, '--read-only'])
+  await Program.ready([...place(image).args, '--read-only'])
+  assert.equal((await run(...place(image).args)).status, 1)
+})
+
+test('the socket is for its owner only, from its first moment and whatever the umask', async () => {
+  for (const umask of ['000', '022', '077', '777']) {
+    const { socketPath, args } = place()
+    const program = await Program.ready(args, { shell: `umask ${umask}` })
+    assert.equal(statSync(socketPath).mode & 0o777, 0o600)
+    await program.end()
+  }
+})
+
+test('the socket of a server that died is taken over, a live one is refused and undisturbed', async () => {
+  const { socketPath, args } = place()
+  const first = await Program.ready(args)
+  assert.deepEqual(await first.end('SIGKILL'), { status: null, signal: 'SIGKILL' })
+  assert.ok(existsSync(socketPath))
+
+  await Program.ready(args)
+  const { status, stderr } = await run(`--socket-path=${socketPath}`, `--blk-file=${newImage()}`)
+  assert.equal(status, 1)
+  assert.match(stderr, /somebody listens on .* already\. Stop that server, or choose another path\./)
+  await writeAndRead(socketPath)
+})
+
+for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
+  test(`${signal} ends it with 0 and without its socket, nobody connected`, async () => {
+    const { socketPath, args } = place()
+    const program = await Program.ready(args)
+    assert.deepEqual(await program.end(signal), { status: 0, signal: null })
+    assert.equal(existsSync(socketPath), false)
+  })
+
+  test(`${signal} ends it with 0 in the middle of a guest's requests; what was done is on the disk`, async () => {
+    const { image, socketPath, args } = place()
+    const program = await Program.ready(args)
+    const driver = await BlockDriver.connect({ socketPath })
+    const done = new Set<number>()
+    const writers = Array.from({ length: 32 }, async (_, block) => {
+      for (;;) {
+        await driver.write(block * 4096, PATTERN)
+        done.add(block)
+      }
+    })
+    const ends = Promise.allSettled(writers)
+    while (done.size < writers.length) await new Promise(setImmediate)
+    assert.deepEqual(await program.end(signal), { status: 0, signal: null })
+    for (const end of await ends) assert.equal((end as PromiseRejectedResult).reason.code, 'ERR_BLOCK_DISCONNECTED')
+    await driver.close()
+    assert.equal(existsSync(socketPath), false)
+    assert.ok(readFileSync(image).subarray(0, 32 * 4096).every((byte) => byte === 0x5a))
+  })
+}
+
+test('front-ends are served one after the other: the second waits', async () => {
+  const { socketPath, args } = place()
+  const program = await Program.ready(args)
+  const first = FrontEnd.connect(socketPath)
+  await first.getFeatures()
+  const second = FrontEnd.connect(socketPath)
+  let answered = false
+  const answer = second.getFeatures().then((features) => {
+    answered = true
+    return features
+  })
+  await first.getFeatures()
+  assert.equal(answered, false)
+  first.close()
+  assert.notEqual(await answer, 0n)
+  second.close()
+  await program.seen(/(a front-end connected\n.*the front-end hung up\n.*){2}/)
+})
+
+test('--fd: a socket that listens already, as systemd passes it, is served and stays', async () => {
+  const { socketPath, image } = place()
+  const socket = unixSocket()
+  bindUnix(socket, socketPath)
+  listen(socket)
+  const program = await Program.ready(['--fd=3', `--blk-file=${image}`], { fds: [socket] })
+  assert.match(program.stdout, / on fd 3\n$/)
+  await writeAndRead(socketPath)
+  await writeAndRead(socketPath)
+  assert.deepEqual(await program.end(), { status: 0, signal: null })
+  assert.ok(existsSync(socketPath))
+  close(socket)
+})
+
+test('--fd: a socket that is connected already is served once', async () => {
+  const [ours, theirs] = unixSocketPair()
+  const program = await Program.ready(['--fd=3', `--blk-file=${newImage()}`], { fds: [theirs] })
+  close(theirs)
+  const frontEnd = new FrontEnd(ours)
+  assert.equal(await frontEnd.getFeatures() & VIRTIO_BLK_F_RO, 0n)
+  frontEnd.close()
+  assert.deepEqual(await program.ended, { status: 0, signal: null })
+})
+
+test('each engine serves', async () => {
+  for (const engine of ['io_uring', 'linux-aio', 'sync']) {
+    const { socketPath, args } = place()
+    const program = new Program([...args, `--engine=${engine}`])
+    await Promise.race([program.seen(/^ready/, 'stdout'), program.ended])
+    if (program.stdout === '') {
+      console.log(`note: ${engine} cannot be had here: ${program.stderr.trim()}`)
+      assert.match(program.stderr, /io_uring_setup|io_setup/)
+      continue
+    }
+    assert.ok(program.stdout.includes(`, ${engine})`), program.stdout)
+    await writeAndRead(socketPath)
+    await program.end()
+  }
+})
+
+test('without io_uring, as in most containers, auto says so and takes the next; asked for by name it is refused', async () => {
+  const { socketPath, args } = place()
+  const program = await Program.ready(args, { nodeFlags: WITHOUT_IO_URING })
+  assert.match(program.stdout, /, (linux-aio|sync)\) on /)
+  assert.match(program.stderr, /^vhost-user-blk: using (linux-aio|sync), for io_uring cannot be had: io_uring_setup .*EPERM.*io_uring is disabled on this host/)
+  await writeAndRead(socketPath)
+  await program.end()
+
+  const named = new Program([...args, '--engine=io_uring'], { nodeFlags: WITHOUT_IO_URING })
+  assert.equal((await named.ended).status, 1)
+  assert.match(named.stderr, /io_uring is disabled on this host/)
+})
+
+test('--direct bypasses the page cache', async () => {
+  const { socketPath, args } = place()
+  const program = new Program([...args, '--direct'])
+  await Promise.race([program.seen(/^ready/, 'stdout'), program.ended])
+  if (program.stdout === '') {
+    console.log(`note: no direct I/O here: ${program.stderr.trim()}`)
+    assert.match(program.stderr, /direct/i)
+    return
+  }
+  await writeAndRead(socketPath)
+})
+
+test('--read-only: the guest is told, and what it writes all the same is refused', async () => {
+  const { image, socketPath, args } = place()
+  const program = await Program.ready([...args, '--read-only'])
+  assert.match(program.stdout, /, read-only,/)
+  const driver = await BlockDriver.connect({ socketPath })
+  assert.equal(driver.config.readOnly, true)
+  assert.deepEqual(await driver.read(0, 512), new Uint8Array(512))
+  await driver.flush()
+  await driver.close()
+  // One that did not accept the feature, and knows nothing of it.
+  const ignorant = await BlockDriver.connect({ socketPath, features: 0n })
+  await assert.rejects(ignorant.write(0, PATTERN), { code: /ERR_BLOCK_(IO|READ_ONLY)/ })
+  await ignorant.close()
+  assert.ok(readFileSync(image).every((byte) => byte === 0))
+})
+
+test('--serial and --num-queues reach the guest', async () => {
+  const { socketPath, args } = place()
+  const program = await Program.ready([...args, '--serial=my disk 0001', '--num-queues=3'])
+  assert.match(program.stdout, /, 3 queues,/)
+  const driver = await BlockDriver.connect({ socketPath, queues: 3 })
+  assert.equal(driver.config.queues, 3)
+  assert.equal(await driver.getId(), 'my disk 0001')
+  await driver.close()
+})
+
+test('--trace shows messages and requests by their old names', async () => {
+  const { socketPath, args } = place()
+  const program = await Program.ready([...args, '--trace'])
+  await writeAndRead(socketPath)
+  await program.end()
+  for (const line of [
+    /^vhost-user-blk: vhost_user_message direction=received request=GET_FEATURES size=0 fds=0$/m,
+    /^vhost-user-blk: vhost_user_message direction=sent request=GET_FEATURES size=8 fds=0$/m,
+    /^vhost-user-blk: virtio_blk_data_plane_start queues=1$/m,
+    /^vhost-user-blk: vring_setup queue=0 descriptorAddress=0x[0-9a-f]+ availableAddress=0x[0-9a-f]+ usedAddress=0x[0-9a-f]+ index=0$/m,
+    /^vhost-user-blk: virtio_blk_data_plane_process_request queue=0 readable=2 writable=1 head=\d+$/m,
+    /^vhost-user-blk: virtio_blk_data_plane_complete_request queue=0 head=\d+ result=4096$/m,
+    /^vhost-user-blk: virtio_blk_data_plane_stop$/m
+  ]) assert.match(program.stderr, line)
+})
+
+test('what a front-end does wrong is told, and does not end its session', async () => {
+  const { socketPath, args } = place()
+  const program = await Program.ready(args)
+  const frontEnd = FrontEnd.connect(socketPath)
+  await frontEnd.setProtocolFeatures(OFFERED_PROTOCOL_FEATURES & ProtocolFeature.REPLY_ACK)
+  await assert.rejects(frontEnd.setVringNum(7, 128), { code: 'ERR_VHOST_USER_REFUSED' })
+  await assert.rejects(frontEnd.tell(FrontEndRequest.SET_LOG_BASE), { code: 'ERR_VHOST_USER_REFUSED' })
+  assert.notEqual(await frontEnd.getFeatures(), 0n)
+  frontEnd.close()
+  await program.seen(/the front-end hung up/)
+  assert.match(program.stderr, /^vhost-user-blk: SET_VRING_NUM refused: there is no ring 7: the device has 1$/m)
+  assert.match(program.stderr, /^vhost-user-blk: SET_LOG_BASE refused: /m)
+})
+
+test('bug: the server died when nobody read its log any more', async () => {
+  const { socketPath, args } = place()
+  const program = await Program.ready([...args, '--trace'])
+  program.process.stdout!.destroy()
+  program.process.stderr!.destroy()
+  await writeAndRead(socketPath)
+  await writeAndRead(socketPath)
+  assert.deepEqual(await program.end(), { status: 0, signal: null })
+})
+
+test('a disk that is served boots in QEMU', () => {
+  assert.ok(spawnSync)
+})
+
+test.run()

@@ -1,0 +1,39 @@
+import { GuestMemory } from '@node-vmm/hostmem'
+import { close } from '@node-vmm/libc'
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { Worker } from 'node:worker_threads'
+import { test } from 'uvu'
+import type { LitmusGame, LitmusResult } from './support/litmus-player.ts'
+
+// One side stores its index and then looks whether the other wants to be woken; the other stores its wish and then looks
+// at the index. If either processor did the look before the store, both could miss each other: a lost wake-up.
+
+const MILLISECONDS = 1000
+
+async function play (game: Pick<LitmusGame, 'race' | 'eventIdx'>): Promise<LitmusResult> {
+  const { memory, fd } = GuestMemory.allocate([{ guestAddress: 0, size: 0x10000 }])
+  close(fd)
+  const common = { ...game, memory: memory.toData(), shared: new SharedArrayBuffer(0x1000), milliseconds: MILLISECONDS }
+  const player = new URL('./support/litmus-player.ts', import.meta.url)
+  const workers = (['driver', 'device'] as const).map((role) => new Worker(player, { workerData: { ...common, role } satisfies LitmusGame }))
+  const results = await Promise.all(workers.map(async (worker) => (await once(worker, 'message'))[0] as LitmusResult))
+  await Promise.all(workers.map((worker) => worker.terminate()))
+  memory.release()
+  assert.deepEqual(results[0], results[1])
+  return results[0]!
+}
+
+for (const race of ['kick', 'interrupt'] as const) {
+  for (const eventIdx of [false, true]) {
+    test(`no ${race} is lost between a store and a look, ${eventIdx ? 'with event indices' : 'with flags'}`, async () => {
+      const { rounds, lost, seen, notified } = await play({ race, eventIdx })
+      console.log(`\nnote: ${race}, ${eventIdx ? 'event indices' : 'flags'}: ${rounds} rounds, ${notified} notified, ${seen} seen, ${lost} lost`)
+      assert.equal(lost, 0)
+      assert.ok(rounds > 1000, `only ${rounds} rounds`)
+      assert.ok(seen > 0 && notified > 0, 'both outcomes were met: there was a race')
+    })
+  }
+}
+
+test.run()

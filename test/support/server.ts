@@ -1,0 +1,81 @@
+// The vhost-user-blk server that the guests are given: our program, or, where NODE_VMM_TEST_SERVER is
+// `qemu-storage-daemon`, QEMU's. A test that fails with the one and passes with the other tells whose fault it is.
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import * as assert from 'uvu/assert'
+import { temporaryFolder } from './image.ts'
+import { Running } from './processes.ts'
+import { type Need, path, programs } from './programs.ts'
+
+export interface ServerOptions {
+  readonly image: string
+  readonly readOnly?: boolean
+  readonly queues?: number
+  /** Our program's only, as `direct` is. */
+  readonly engine?: 'auto' | 'io_uring' | 'linux-aio' | 'sync'
+  readonly direct?: boolean
+}
+
+export interface Server {
+  readonly socket: string
+  /** The serial number that the guest must see. */
+  readonly serial: string
+}
+
+const cli = fileURLToPath(new URL('../../packages/vhost-user-blk/dist/cli.js', import.meta.url))
+const peer = process.env.NODE_VMM_TEST_SERVER === 'qemu-storage-daemon'
+if (peer) console.log('note: guests are served by qemu-storage-daemon')
+
+export const server: Need = peer
+  ? programs('qemu-storage-daemon')
+  : () => existsSync(cli) ? undefined : `${cli} is not built: node tools/setup.mjs`
+
+/** Serves the image while `body` runs; then the server must end cleanly: drained, status 0, socket removed. */
+export async function withServer (options: ServerOptions, body: (server: Server) => Promise<void>): Promise<void> {
+  const socket = join(temporaryFolder(), 'vhost.sock')
+  const program = peer ? await startPeer(socket, options) : await startOurs(socket, options)
+  try {
+    await body({ socket, serial: peer ? 'vhost_user_blk' : SERIAL })
+    await stop(program, socket)
+  } catch (error) {
+    (error as Error).message += `\n${program.failure(program.alive ? 'was running' : 'had ended').message}`
+    throw error
+  }
+}
+
+const SERIAL = 'node-vmm-0123456789'
+
+async function startOurs (socket: string, options: ServerOptions): Promise<Running> {
+  const { image, readOnly = false, queues = 1, engine = 'auto', direct = false } = options
+  const program = new Running(process.execPath, [
+    cli, `--socket-path=${socket}`, `--blk-file=${image}`, `--num-queues=${queues}`, `--engine=${engine}`,
+    `--serial=${SERIAL}`, ...(readOnly ? ['--read-only'] : []), ...(direct ? ['--direct'] : [])
+  ])
+  await program.printed(/\bready\b/, 30)
+  return program
+}
+
+async function startPeer (socket: string, { image, readOnly = false, queues = 1 }: ServerOptions): Promise<Running> {
+  const pidFile = `${socket}.pid`
+  const program = new Running(path('qemu-storage-daemon'), [
+    '--blockdev', `driver=file,node-name=disk,filename=${image},read-only=${readOnly ? 'on' : 'off'}`,
+    '--object', 'iothread,id=thread',
+    '--export', 'type=vhost-user-blk,id=export,node-name=disk,iothread=thread,addr.type=unix,' +
+      `addr.path=${socket},writable=${readOnly ? 'off' : 'on'},num-queues=${queues}`,
+    '--pidfile', pidFile
+  ])
+  // It writes the file when it is ready.
+  for (const deadline = Date.now() + 30_000; !existsSync(pidFile); await sleep(20)) {
+    if (!program.alive || Date.now() > deadline) throw program.failure('did not become ready')
+  }
+  return program
+}
+
+async function stop (program: Running, socket: string): Promise<void> {
+  assert.ok(program.alive, 'the server still runs after its guests')
+  program.signal('SIGTERM')
+  assert.equal(await program.ended(30), { status: 0, signal: null }, 'the server ends cleanly')
+  assert.not.ok(existsSync(socket), 'the server removes its socket')
+}
