@@ -1,7 +1,7 @@
 // What npm users get: the packed tarballs are checked by publint and attw, then installed in an empty project and used.
 import { equal, match, ok } from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { cpSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
@@ -13,15 +13,14 @@ const project = join(directory, 'project')
 const test = suite('packaging')
 
 test.before(() => {
-  pnpm(['-r', '--filter=./packages/*', 'exec', 'npx', '--yes', 'pnpm@12.21.0', 'pack', '--pack-destination', directory])
+  pnpm(['-r', '--filter=./packages/*', 'pack', '--pack-destination', directory])
 })
 
 test.after(() => rmSync(directory, { recursive: true }))
 
 function tarball (name: string): string {
-  const file = readdirSync(directory).find((entry) => entry.startsWith(`node-vmm-${name}-`) && /-\d/.test(entry.slice(`node-vmm-${name}`.length, `node-vmm-${name}`.length + 2)))
-  ok(file, `no tarball of ${name}`)
-  return join(directory, file)
+  const { version } = JSON.parse(readFileSync(join(root, 'packages', name, 'package.json'), 'utf8'))
+  return join(directory, `node-vmm-${name}-${version}.tgz`)
 }
 
 function run (command: string, args: string[], cwd = root): string {

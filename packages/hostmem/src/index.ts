@@ -3,6 +3,7 @@
  *
  * @packageDocumentation
  */
+export * from './dirty-log.ts'
 export * from './errors.ts'
 export * from './guest-memory.ts'
 export type { GuestMemoryData, GuestRegion, RegionInit } from './region.ts'

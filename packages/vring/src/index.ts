@@ -5,6 +5,9 @@
  */
 export * from './descriptor-chain.ts'
 export * from './errors.ts'
+export * from './inflight-record.ts'
 export * from './layout.ts'
+export * from './packed-layout.ts'
+export * from './packed-vring.ts'
 export * from './split-vring.ts'
 export * from './virtqueue.ts'

@@ -18,6 +18,14 @@ export const VIRTIO_F_INDIRECT_DESC = 28
 /** Feature bit: kicks and interrupts are asked for at an index. */
 export const VIRTIO_F_EVENT_IDX = 29
 
+/** Feature bit: the device uses buffers in the order in which they were made available. */
+export const VIRTIO_F_IN_ORDER = 35
+
+/** Whether a mask of feature bits has one of them. */
+export function hasFeature (features: bigint, bit: number): boolean {
+  return (features >> BigInt(bit) & 1n) === 1n
+}
+
 /** Bytes of a descriptor. */
 export const VIRTQ_DESC_BYTES = 16
 /** Bytes of a used ring's element. */

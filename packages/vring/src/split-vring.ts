@@ -1,14 +1,16 @@
-import { type GuestMemory, WINDOW_BYTES } from '@node-vmm/hostmem'
-import { viewMemory } from '@node-vmm/libc'
-import { addressOf } from './address.ts'
-import { CHAIN_DESCRIPTORS_MAX, type DescriptorChain } from './descriptor-chain.ts'
-import { VringError, type VringFault, type VringFaultCode } from './errors.ts'
+import type { DirtyLog, GuestMemory } from '@node-vmm/hostmem'
+import { ChainBuilder } from './chain-builder.ts'
+import { CompletionOrder } from './completion-order.ts'
+import type { DescriptorChain } from './descriptor-chain.ts'
+import { VringError, type VringFault } from './errors.ts'
+import type { InflightRecord } from './inflight-record.ts'
 import {
-  availableRingBytes, descriptorTableBytes, needsEvent, usedRingBytes,
-  VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_NOTIFY_ON_EMPTY,
-  VIRTQ_AVAIL_ALIGNMENT, VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_DESC_ALIGNMENT, VIRTQ_DESC_BYTES, VIRTQ_DESC_F_INDIRECT,
-  VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, VIRTQ_SIZE_MAX, VIRTQ_USED_ALIGNMENT, VIRTQ_USED_F_NO_NOTIFY
+  availableRingBytes, descriptorTableBytes, hasFeature, needsEvent, usedRingBytes,
+  VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_NOTIFY_ON_EMPTY,
+  VIRTQ_AVAIL_ALIGNMENT, VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_DESC_ALIGNMENT, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT,
+  VIRTQ_SIZE_MAX, VIRTQ_USED_ALIGNMENT, VIRTQ_USED_ELEM_BYTES, VIRTQ_USED_F_NO_NOTIFY
 } from './layout.ts'
+import { checkDisjoint, openPart, type RingPart } from './ring-part.ts'
 import type { PopResult, Virtqueue, VirtqueueState } from './virtqueue.ts'
 
 // The hot path. Its invariants:
@@ -26,6 +28,8 @@ const INDEX = 1
 const AVAIL_RING = 2
 const USED_RING = 1
 const INDEX_MASK = 0xffff
+// What `#heads` says of a head: 0 it is the driver's, 1 in flight, or complete but not its turn (IN_ORDER).
+const COMPLETED = 2
 
 /** Where a split ring is and how it works: what the driver told the device at set-up. */
 export interface SplitVringInit {
@@ -45,11 +49,18 @@ export interface SplitVringInit {
   readonly usedIndex?: number
 }
 
+/** Who else is told what the device does to a ring. */
+export interface VringObservers {
+  /** Keeps what is in flight beyond the end of this process. @default nobody */
+  readonly record?: InflightRecord | undefined
+  /** Marks the ring's own writes for a migration, as if the used ring stood at `usedAddress`. @default nobody */
+  readonly log?: { readonly dirty: DirtyLog, readonly usedAddress: number } | undefined
+}
+
 /** The device's side of a split virtqueue (virtio 1.2, 2.7). */
 export class SplitVring implements Virtqueue {
   readonly size: number
   readonly #mask: number
-  readonly #indirect: boolean
   readonly #eventIdx: boolean
   readonly #notifyOnEmpty: boolean
 
@@ -71,25 +82,36 @@ export class SplitVring implements Virtqueue {
   /** Elements published since the last decision: past 65535 the indices alone cannot tell. */
   #unsignalled = 0
   readonly #heads: Uint8Array
-  readonly #tableAddress = new Float64Array(1)
   #inFlight = 0
-  #fault: VringFault | undefined
+  readonly #builder: ChainBuilder
+  /** With IN_ORDER only. */
+  readonly #order: CompletionOrder | undefined
+  readonly #record: InflightRecord | undefined
+  readonly #log: VringObservers['log']
+  /** Heads that an earlier process had taken and not given back: popped again first, the oldest at the end. */
+  #again: number[] | undefined
 
-  /** @throws VringError for a size, an address or an index that cannot be a ring's */
-  constructor (memory: GuestMemory, init: SplitVringInit) {
+  /**
+   * @throws VringError for a size, an address or an index that cannot be a ring's
+   *
+   * With a record of an earlier process the ring begins where that one ended: `availableIndex` is found out, and what
+   * was in flight is popped again, in its old order.
+   */
+  constructor (memory: GuestMemory, init: SplitVringInit, { record, log }: VringObservers = {}) {
     const { size, descriptorAddress, availableAddress, usedAddress, features = 0n } = init
     if (!Number.isInteger(size) || size < 1 || size > VIRTQ_SIZE_MAX || (size & (size - 1)) !== 0) {
       throw new VringError('ERR_RING_SIZE', `a split ring has a power of two of entries, up to ${VIRTQ_SIZE_MAX}: not ${size}`)
     }
     this.size = size
     this.#mask = size - 1
-    this.#indirect = hasFeature(features, VIRTIO_F_INDIRECT_DESC)
+    this.#builder = new ChainBuilder(hasFeature(features, VIRTIO_F_INDIRECT_DESC))
+    this.#order = hasFeature(features, VIRTIO_F_IN_ORDER) ? new CompletionOrder(size) : undefined
     this.#eventIdx = hasFeature(features, VIRTIO_F_EVENT_IDX)
     this.#notifyOnEmpty = hasFeature(features, VIRTIO_F_NOTIFY_ON_EMPTY)
 
-    const table: Part = { name: 'descriptor table', address: descriptorAddress, length: descriptorTableBytes(size), alignment: VIRTQ_DESC_ALIGNMENT }
-    const available: Part = { name: 'available ring', address: availableAddress, length: availableRingBytes(size, this.#eventIdx), alignment: VIRTQ_AVAIL_ALIGNMENT }
-    const used: Part = { name: 'used ring', address: usedAddress, length: usedRingBytes(size, this.#eventIdx), alignment: VIRTQ_USED_ALIGNMENT }
+    const table: RingPart = { name: 'descriptor table', address: descriptorAddress, length: descriptorTableBytes(size), alignment: VIRTQ_DESC_ALIGNMENT }
+    const available: RingPart = { name: 'available ring', address: availableAddress, length: availableRingBytes(size, this.#eventIdx), alignment: VIRTQ_AVAIL_ALIGNMENT }
+    const used: RingPart = { name: 'used ring', address: usedAddress, length: usedRingBytes(size, this.#eventIdx), alignment: VIRTQ_USED_ALIGNMENT }
     checkDisjoint([table, available, used])
     this.#descriptors = new Int32Array(openPart(memory, table, false))
     this.#available = new Uint16Array(openPart(memory, available, false))
@@ -98,9 +120,14 @@ export class SplitVring implements Virtqueue {
     this.#usedElements = new Uint32Array(usedBuffer, 0, USED_RING + 2 * size)
 
     this.#heads = new Uint8Array(size)
-    this.#availableIndex = checkIndex(init.availableIndex ?? 0)
-    this.#availableSeen = this.#availableIndex
+    this.#record = record
+    this.#log = log
     this.#usedIndex = checkIndex(init.usedIndex ?? Atomics.load(this.#used, INDEX))
+    this.#availableIndex = checkIndex(init.availableIndex ?? 0)
+    const again = record?.recover(this.#usedIndex)
+    if (again !== undefined) this.#availableIndex = (this.#usedIndex + again.length) & INDEX_MASK
+    if (again !== undefined && again.length > 0) this.#again = again.reverse()
+    this.#availableSeen = this.#availableIndex
   }
 
   get inFlight (): number {
@@ -108,29 +135,43 @@ export class SplitVring implements Virtqueue {
   }
 
   get fault (): VringFault | undefined {
-    return this.#fault
+    return this.#builder.fault
   }
 
   pop (chain: DescriptorChain): PopResult {
-    if (this.#fault !== undefined) return 'broken'
+    if (this.#builder.fault !== undefined) return 'broken'
+    if (this.#again !== undefined) return this.#popAgain(chain, this.#again)
     if (this.#availableIndex === this.#availableSeen) {
       const seen = Atomics.load(this.#available, INDEX)
       const pending = (seen - this.#availableIndex) & INDEX_MASK
       if (pending === 0) return 'empty'
       if (pending > this.size) {
-        return this.#break('available-index-jump', `the available index went from ${this.#availableIndex} to ${seen}, more than the ring's ${this.size} entries`)
+        return this.#builder.break('available-index-jump', `the available index went from ${this.#availableIndex} to ${seen}, more than the ring's ${this.size} entries`)
       }
       this.#availableSeen = seen
     }
     const head = this.#available[AVAIL_RING + (this.#availableIndex & this.#mask)]!
-    if (head >= this.size) return this.#break('head-out-of-range', `head ${head} in a ring of ${this.size} entries`, head)
-    if (this.#heads[head] !== 0) return this.#break('head-in-flight', `head ${head} was made available while it is in flight`, head)
-    chain.begin(head)
-    if (!this.#walk(chain, head)) return 'broken'
-    this.#heads[head] = 1
-    this.#inFlight++
+    if (head >= this.size) return this.#builder.break('head-out-of-range', `head ${head} in a ring of ${this.size} entries`, head)
+    if (this.#heads[head] !== 0) return this.#builder.break('head-in-flight', `head ${head} was made available while it is in flight`, head)
+    if (!this.#take(chain, head)) return 'broken'
     this.#availableIndex = (this.#availableIndex + 1) & INDEX_MASK
     return 'chain'
+  }
+
+  #popAgain (chain: DescriptorChain, again: number[]): PopResult {
+    const head = again.pop()!
+    if (again.length === 0) this.#again = undefined
+    return this.#take(chain, head) ? 'chain' : 'broken'
+  }
+
+  #take (chain: DescriptorChain, head: number): boolean {
+    chain.begin(head)
+    if (!this.#walk(chain, head)) return false
+    this.#heads[head] = 1
+    this.#inFlight++
+    if (this.#record !== undefined) this.#record.popped(head)
+    if (this.#order !== undefined) this.#order.popped(head)
+    return true
   }
 
   /** Copies the chain that begins at `head`. @returns false when it broke the ring */
@@ -143,101 +184,64 @@ export class SplitVring implements Virtqueue {
       const high = descriptors[at + 1]!
       const length = descriptors[at + 2]!
       const word = descriptors[at + 3]!
-      if ((word & VIRTQ_DESC_F_INDIRECT) !== 0) return this.#walkIndirect(chain, low, high, length, word)
-      if (!this.#append(chain, low, high, length, word)) return false
+      if ((word & VIRTQ_DESC_F_INDIRECT) !== 0) return this.#builder.appendTable(chain, low, high, length, word, true)
+      if (!this.#builder.append(chain, low, high, length, word)) return false
       if ((word & VIRTQ_DESC_F_NEXT) === 0) return true
       index = word >>> 16
-      if (index >= this.size) return this.#refuse('next-out-of-range', `next descriptor ${index} in a ring of ${this.size} entries`, head)
+      if (index >= this.size) return this.#builder.refuse('next-out-of-range', `next descriptor ${index} in a ring of ${this.size} entries`, head)
     }
-    return this.#refuse('descriptor-loop', `the chain of head ${head} has more descriptors than the ring: it loops`, head)
-  }
-
-  /** Copies the rest of the chain from a table in guest memory. The descriptor's own WRITE flag means nothing (2.7.5.3.2). */
-  #walkIndirect (chain: DescriptorChain, low: number, high: number, length: number, flags: number): boolean {
-    const { head, memory } = chain
-    if (!this.#indirect) return this.#refuse('indirect-not-negotiated', 'an indirect descriptor without the feature', head)
-    if ((flags & VIRTQ_DESC_F_NEXT) !== 0) return this.#refuse('indirect-with-next', 'an indirect descriptor with a next one (2.7.5.3.1)', head)
-    const bytes = length >>> 0
-    if (bytes === 0 || bytes % VIRTQ_DESC_BYTES !== 0 || bytes > CHAIN_DESCRIPTORS_MAX * VIRTQ_DESC_BYTES) {
-      return this.#refuse('indirect-length', `an indirect table of ${bytes} bytes: wanted are 1 to ${CHAIN_DESCRIPTORS_MAX} descriptors of 16`, head)
-    }
-    const count = bytes / VIRTQ_DESC_BYTES
-    const address = addressOf(low, high)
-    this.#tableAddress[0] = address
-    const region = memory.findAt(this.#tableAddress, 0)
-    if (region < 0) return this.#refuse('address-unmapped', 'an indirect table outside guest memory', head)
-    if (bytes <= memory.ends[region]! - address) {
-      // One region: the window shows the whole table, since it overlaps the next by more than the longest one.
-      const window = memory.windowAt(region, this.#tableAddress, 0)
-      return this.#walkTable(chain, window, (address - memory.starts[region]!) & (WINDOW_BYTES - 1), count)
-    }
-    if (memory.slices(address, bytes, false) === undefined) return this.#refuse('address-unmapped', 'an indirect table outside guest memory', head)
-    return this.#walkTable(chain, new DataView(memory.read(address, bytes).buffer), 0, count)
-  }
-
-  #walkTable (chain: DescriptorChain, table: DataView, start: number, count: number): boolean {
-    const { head } = chain
-    let index = 0
-    for (let budget = count; budget > 0; budget--) {
-      const at = start + index * VIRTQ_DESC_BYTES
-      const low = table.getInt32(at, true)
-      const high = table.getInt32(at + 4, true)
-      const length = table.getInt32(at + 8, true)
-      const word = table.getInt32(at + 12, true)
-      if ((word & VIRTQ_DESC_F_INDIRECT) !== 0) return this.#refuse('indirect-nested', 'an indirect descriptor in an indirect table', head)
-      if (!this.#append(chain, low, high, length, word)) return false
-      if ((word & VIRTQ_DESC_F_NEXT) === 0) return true
-      index = word >>> 16
-      if (index >= count) return this.#refuse('next-out-of-range', `next descriptor ${index} in an indirect table of ${count}`, head)
-    }
-    return this.#refuse('descriptor-loop', `the indirect table of head ${head} loops`, head)
-  }
-
-  #append (chain: DescriptorChain, low: number, high: number, length: number, flags: number): boolean {
-    const { head } = chain
-    const failure = chain.append(low, high, length, (flags & VIRTQ_DESC_F_WRITE) !== 0)
-    if (failure !== undefined) {
-      return this.#refuse(failure, `the chain of head ${head}: ${failure.replaceAll('-', ' ')}, ${length >>> 0} bytes at 0x${addressOf(low, high).toString(16)}`, head)
-    }
-    // What a used element's length cannot say (2.7.5).
-    if (chain.readableBytes + chain.writableBytes > 0xffffffff) return this.#refuse('chain-too-long', `the chain of head ${head} has 2^32 bytes or more`, head)
-    return true
+    return this.#builder.refuse('descriptor-loop', `the chain of head ${head} has more descriptors than the ring: it loops`, head)
   }
 
   push (head: number, written: number): void {
     if (this.#heads[head] !== 1) throw new VringError('ERR_NOT_IN_FLIGHT', `head ${head} is not in flight`)
-    this.#heads[head] = 0
+    this.#heads[head] = this.#order === undefined ? 0 : COMPLETED
     this.#inFlight--
-    if (this.#fault !== undefined) return
+    if (this.#builder.fault !== undefined) return
+    if (this.#order === undefined) return this.#stage(head, written)
+    this.#order.completed(head, written)
+    for (let next = this.#order.next(); next >= 0; next = this.#order.next()) {
+      this.#heads[next] = 0
+      this.#stage(next, this.#order.take(next))
+    }
+  }
+
+  #stage (head: number, written: number): void {
+    if (this.#record !== undefined) this.#record.staged(head)
     const at = USED_RING + 2 * (this.#usedIndex & this.#mask)
     this.#usedElements[at] = head
     this.#usedElements[at + 1] = written
+    if (this.#log !== undefined) this.#log.dirty.mark(this.#log.usedAddress + at * 4, VIRTQ_USED_ELEM_BYTES)
     this.#usedIndex = (this.#usedIndex + 1) & INDEX_MASK
     this.#unsignalled++
   }
 
   publish (): void {
-    if (this.#fault === undefined) Atomics.store(this.#used, INDEX, this.#usedIndex)
+    if (this.#builder.fault !== undefined) return
+    if (this.#record !== undefined) this.#record.publishing()
+    Atomics.store(this.#used, INDEX, this.#usedIndex)
+    if (this.#record !== undefined) this.#record.published(this.#usedIndex)
+    if (this.#log !== undefined) this.#log.dirty.mark(this.#log.usedAddress, 4)
   }
 
   moreAvailable (): boolean {
-    return this.#availableIndex !== this.#availableSeen || Atomics.load(this.#available, INDEX) !== this.#availableIndex
+    return this.#again !== undefined || this.#availableIndex !== this.#availableSeen || Atomics.load(this.#available, INDEX) !== this.#availableIndex
   }
 
   disableNotification (): void {
     // With EVENT_IDX there is nothing to do: the event that was passed stays behind, and asks for no further kick.
-    if (!this.#eventIdx && this.#fault === undefined) Atomics.store(this.#used, FLAGS, VIRTQ_USED_F_NO_NOTIFY)
+    if (!this.#eventIdx && this.#builder.fault === undefined) Atomics.store(this.#used, FLAGS, VIRTQ_USED_F_NO_NOTIFY)
   }
 
   enableNotification (): 'empty' | 'more' {
-    if (this.#fault !== undefined) return 'empty'
+    if (this.#builder.fault !== undefined) return 'empty'
     if (this.#eventIdx) Atomics.store(this.#used, 2 + 4 * this.size, this.#availableIndex)
     else Atomics.store(this.#used, FLAGS, 0)
     return this.moreAvailable() ? 'more' : 'empty'
   }
 
   shouldNotify (): boolean {
-    if (this.#fault !== undefined) return false
+    if (this.#builder.fault !== undefined) return false
     const published = this.#unsignalled
     const first = !this.#signalled
     const old = this.#signalledIndex
@@ -252,7 +256,7 @@ export class SplitVring implements Virtqueue {
   }
 
   break (message: string, head?: number): void {
-    this.#break('device-refused', message, head)
+    this.#builder.break('device-refused', message, head)
   }
 
   save (): VirtqueueState {
@@ -265,29 +269,10 @@ export class SplitVring implements Virtqueue {
     this.#unsignalled = 0
     this.#heads.fill(0)
     this.#inFlight = 0
-    this.#fault = undefined
+    this.#again = undefined
+    this.#order?.clear()
+    this.#builder.fault = undefined
   }
-
-  #refuse (code: VringFaultCode, message: string, head: number): false {
-    this.#break(code, message, head)
-    return false
-  }
-
-  #break (code: VringFaultCode, message: string, head?: number): 'broken' {
-    this.#fault ??= { code, message, head }
-    return 'broken'
-  }
-}
-
-interface Part {
-  readonly name: string
-  readonly address: number
-  readonly length: number
-  readonly alignment: number
-}
-
-function hasFeature (features: bigint, bit: number): boolean {
-  return (features >> BigInt(bit) & 1n) === 1n
 }
 
 function checkIndex (index: number): number {
@@ -295,26 +280,4 @@ function checkIndex (index: number): number {
     throw new VringError('ERR_RING_INDEX', `a ring's index is an integer from 0 to 65535: not ${index}`)
   }
   return index
-}
-
-function checkDisjoint (parts: readonly Part[]): void {
-  const sorted = [...parts].sort((one, other) => one.address - other.address)
-  for (let index = 1; index < sorted.length; index++) {
-    const [lower, upper] = [sorted[index - 1]!, sorted[index]!]
-    if (lower.address + lower.length > upper.address) {
-      throw new VringError('ERR_RING_OVERLAP', `the ${lower.name} reaches into the ${upper.name} at 0x${upper.address.toString(16)}`)
-    }
-  }
-}
-
-/** A view over exactly one part of the ring. */
-function openPart (memory: GuestMemory, { name, address, length, alignment }: Part, write: boolean): ArrayBuffer {
-  const host = memory.translate(address, length, write)
-  const where = `the ${name} of ${length} bytes at guest address 0x${address.toString(16)}`
-  if (host === 0) throw new VringError('ERR_RING_MEMORY', `${where} is not in one region of ${write ? 'writable ' : ''}guest memory`)
-  // The host address too: a region whose file offset is odd shifts what is aligned for the guest.
-  if (address % alignment !== 0 || host % alignment !== 0) {
-    throw new VringError('ERR_RING_ALIGNMENT', `${where} is not a multiple of ${alignment}`)
-  }
-  return viewMemory(host, length)
 }

@@ -17,11 +17,14 @@ async function play (game: Pick<LitmusGame, 'race' | 'eventIdx'>): Promise<Litmu
   const common = { ...game, memory: memory.toData(), shared: new SharedArrayBuffer(0x1000), milliseconds: MILLISECONDS }
   const player = new URL('./support/litmus-player.ts', import.meta.url)
   const workers = (['driver', 'device'] as const).map((role) => new Worker(player, { workerData: { ...common, role } satisfies LitmusGame }))
-  const results = await Promise.all(workers.map(async (worker) => (await once(worker, 'message'))[0] as LitmusResult))
-  await Promise.all(workers.map((worker) => worker.terminate()))
-  memory.release()
-  assert.deepEqual(results[0], results[1])
-  return results[0]!
+  try {
+    const [driver, device] = await Promise.all(workers.map(async (worker) => (await once(worker, 'message'))[0] as LitmusResult))
+    assert.deepEqual(driver, device, 'both saw the same')
+    return driver!
+  } finally {
+    await Promise.all(workers.map((worker) => worker.terminate()))
+    memory.release()
+  }
 }
 
 for (const race of ['kick', 'interrupt'] as const) {

@@ -1,0 +1,92 @@
+import { WINDOW_BYTES } from '@node-vmm/hostmem'
+import { addressOf } from './address.ts'
+import { CHAIN_DESCRIPTORS_MAX, type DescriptorChain } from './descriptor-chain.ts'
+import type { VringFault, VringFaultCode } from './errors.ts'
+import { VIRTQ_DESC_BYTES, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE } from './layout.ts'
+
+/**
+ * Makes chains of the descriptors that a driver wrote, in either layout, and keeps the first fault. Part of the hot
+ * path: its invariants are those of the rings.
+ */
+export class ChainBuilder {
+  /** Why the ring is broken; undefined while it is well. */
+  fault: VringFault | undefined
+  readonly #indirect: boolean
+  readonly #tableAddress = new Float64Array(1)
+
+  /** @param indirect whether INDIRECT_DESC was negotiated */
+  constructor (indirect: boolean) {
+    this.#indirect = indirect
+  }
+
+  /** Adds one descriptor's buffer; address and length as signed 32-bit words. @returns false when it broke the ring */
+  append (chain: DescriptorChain, low: number, high: number, length: number, flags: number): boolean {
+    const { head } = chain
+    const failure = chain.append(low, high, length, (flags & VIRTQ_DESC_F_WRITE) !== 0)
+    if (failure !== undefined) {
+      return this.refuse(failure, `the chain of head ${head}: ${failure.replaceAll('-', ' ')}, ${length >>> 0} bytes at 0x${addressOf(low, high).toString(16)}`, head)
+    }
+    // What a used element's length cannot say (2.7.5).
+    if (chain.readableBytes + chain.writableBytes > 0xffffffff) return this.refuse('chain-too-long', `the chain of head ${head} has 2^32 bytes or more`, head)
+    return true
+  }
+
+  /**
+   * Adds the buffers of a table in guest memory. The WRITE flag of the descriptor that names it means nothing
+   * (2.7.5.3.2, 2.8.7).
+   *
+   * @param linked whether NEXT links the table's descriptors (split); else they follow each other (packed)
+   * @returns false when it broke the ring
+   */
+  appendTable (chain: DescriptorChain, low: number, high: number, length: number, flags: number, linked: boolean): boolean {
+    const { head, memory } = chain
+    if (!this.#indirect) return this.refuse('indirect-not-negotiated', 'an indirect descriptor without the feature', head)
+    if ((flags & VIRTQ_DESC_F_NEXT) !== 0) return this.refuse('indirect-with-next', 'an indirect descriptor with a next one (2.7.5.3.1)', head)
+    const bytes = length >>> 0
+    if (bytes === 0 || bytes % VIRTQ_DESC_BYTES !== 0 || bytes > CHAIN_DESCRIPTORS_MAX * VIRTQ_DESC_BYTES) {
+      return this.refuse('indirect-length', `an indirect table of ${bytes} bytes: wanted are 1 to ${CHAIN_DESCRIPTORS_MAX} descriptors of 16`, head)
+    }
+    const count = bytes / VIRTQ_DESC_BYTES
+    const address = addressOf(low, high)
+    this.#tableAddress[0] = address
+    const region = memory.findAt(this.#tableAddress, 0)
+    if (region < 0) return this.refuse('address-unmapped', 'an indirect table outside guest memory', head)
+    if (bytes <= memory.ends[region]! - address) {
+      // One region: the window shows the whole table, since it overlaps the next by more than the longest one.
+      const window = memory.windowAt(region, this.#tableAddress, 0)
+      return this.#walkTable(chain, window, (address - memory.starts[region]!) & (WINDOW_BYTES - 1), count, linked)
+    }
+    if (memory.slices(address, bytes, false) === undefined) return this.refuse('address-unmapped', 'an indirect table outside guest memory', head)
+    return this.#walkTable(chain, new DataView(memory.read(address, bytes).buffer), 0, count, linked)
+  }
+
+  #walkTable (chain: DescriptorChain, table: DataView, start: number, count: number, linked: boolean): boolean {
+    const { head } = chain
+    let index = 0
+    for (let budget = count; budget > 0; budget--) {
+      const at = start + index * VIRTQ_DESC_BYTES
+      const low = table.getInt32(at, true)
+      const high = table.getInt32(at + 4, true)
+      const length = table.getInt32(at + 8, true)
+      const word = table.getInt32(at + 12, true)
+      const flags = linked ? word : word >>> 16
+      if ((flags & VIRTQ_DESC_F_INDIRECT) !== 0) return this.refuse('indirect-nested', 'an indirect descriptor in an indirect table', head)
+      if (!this.append(chain, low, high, length, flags)) return false
+      if (linked && (flags & VIRTQ_DESC_F_NEXT) === 0) return true
+      index = linked ? word >>> 16 : index + 1
+      if (linked && index >= count) return this.refuse('next-out-of-range', `next descriptor ${index} in an indirect table of ${count}`, head)
+    }
+    return !linked || this.refuse('descriptor-loop', `the indirect table of head ${head} loops`, head)
+  }
+
+  refuse (code: VringFaultCode, message: string, head: number): false {
+    this.break(code, message, head)
+    return false
+  }
+
+  /** The first fault stays. */
+  break (code: VringFaultCode, message: string, head?: number): 'broken' {
+    this.fault ??= { code, message, head }
+    return 'broken'
+  }
+}

@@ -1,0 +1,309 @@
+import type { DirtyLog, GuestMemory } from '@node-vmm/hostmem'
+import { ChainBuilder } from './chain-builder.ts'
+import { CompletionOrder } from './completion-order.ts'
+import type { DescriptorChain } from './descriptor-chain.ts'
+import { VringError, type VringFault } from './errors.ts'
+import {
+  hasFeature, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTQ_DESC_ALIGNMENT, VIRTQ_DESC_BYTES, VIRTQ_DESC_F_INDIRECT,
+  VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, VIRTQ_SIZE_MAX
+} from './layout.ts'
+import {
+  EVENT_FLAGS_DESC, EVENT_FLAGS_DISABLE, EVENT_FLAGS_ENABLE, EVENT_SUPPRESSION_ALIGNMENT, EVENT_SUPPRESSION_BYTES,
+  VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED
+} from './packed-layout.ts'
+import { checkDisjoint, openPart, type RingPart } from './ring-part.ts'
+import type { PopResult, Virtqueue, VirtqueueState } from './virtqueue.ts'
+
+// The hot path of packed rings. The invariants of split-vring.ts hold here too; and these:
+// - The flags of a chain's first descriptor say that the whole chain is there: they are loaded first, with Atomics.
+// - Of a batch of used descriptors the flags of the first one are stored last, with Atomics: the driver sees the batch
+//   as a whole or not at all.
+// - A chain is known by a slot of the device's own, not by its place in the ring, which the driver may use again while
+//   the chain is in flight, nor by its buffer id, which the driver chooses.
+
+// Places in a descriptor, in 16-bit words.
+const DESC_WORDS = 8
+const DESC_ID = 6
+const DESC_FLAGS = 7
+// Places in an event suppression structure, in 16-bit words.
+const EVENT_OFFSET = 0
+const EVENT_FLAGS = 1
+
+const WRAP_BIT = 0x8000
+const POSITION_MASK = 0x7fff
+const BUFFER_IDS = 0x10000
+
+// Where a chain is: with the driver, with the device, or complete but not its turn (IN_ORDER).
+const FREE = 0
+const IN_FLIGHT = 1
+const COMPLETED = 2
+
+/** Where a packed ring is and how it works: what the driver told the device at set-up. The names are those of a split ring's parts, which carry the addresses on every transport. */
+export interface PackedVringInit {
+  /** Descriptors: 1 to 32768. */
+  readonly size: number
+  /** Guest address of the descriptor ring, a multiple of 16. */
+  readonly descriptorAddress: number
+  /** Guest address of the driver's event suppression structure, a multiple of 4. */
+  readonly availableAddress: number
+  /** Guest address of the device's event suppression structure, a multiple of 4. */
+  readonly usedAddress: number
+  /** Negotiated feature bits; INDIRECT_DESC and EVENT_IDX matter here. @default 0n */
+  readonly features?: bigint
+  /** The position to begin to pop at, with its wrap counter as bit 15. @default 0x8000: a fresh ring */
+  readonly availableIndex?: number
+  /** The position to begin to push at, with its wrap counter as bit 15. @default the same as `availableIndex` */
+  readonly usedIndex?: number
+}
+
+/** The device's side of a packed virtqueue (virtio 1.2, 2.8). */
+export class PackedVring implements Virtqueue {
+  readonly size: number
+  readonly #eventIdx: boolean
+  readonly #builder: ChainBuilder
+  /** With IN_ORDER only. */
+  readonly #order: CompletionOrder | undefined
+  /** Marks the ring's own writes for a migration. */
+  readonly #log: DirtyLog | undefined
+  readonly #address: number
+
+  readonly #words: Int32Array
+  readonly #halves: Uint16Array
+  readonly #driverEvent: Uint16Array
+  readonly #deviceEvent: Uint16Array
+
+  #availablePosition: number
+  #availableWrap: number
+  #usedPosition: number
+  #usedWrap: number
+  /** Where the batch that is not published yet begins, and the flags to store there; none when `#staged` is 0. */
+  #batchPosition = 0
+  #batchFlags = 0
+  #staged = 0
+  /** Descriptors passed since the last decision to interrupt. */
+  #unsignalled = 0
+  #signalled = false
+
+  // Of each chain, by slot: its buffer id, how many descriptors of the ring it took, and where it is.
+  readonly #idOf: Uint16Array
+  readonly #countOf: Uint16Array
+  readonly #stateOf: Uint8Array
+  /** From `#slotsTaken` on: the slots that are free. */
+  readonly #freeSlots: Uint16Array
+  #slotsTaken = 0
+  #inFlight = 0
+  /** Descriptors of the ring that belong to chains in flight. */
+  #taken = 0
+  readonly #idsInFlight = new Uint8Array(BUFFER_IDS)
+
+  /** @throws VringError for a size, an address or an index that cannot be a ring's */
+  constructor (memory: GuestMemory, init: PackedVringInit, { log }: { readonly log?: DirtyLog | undefined } = {}) {
+    const { size, descriptorAddress, availableAddress, usedAddress, features = 0n, availableIndex = WRAP_BIT, usedIndex = availableIndex } = init
+    if (!Number.isInteger(size) || size < 1 || size > VIRTQ_SIZE_MAX) {
+      throw new VringError('ERR_RING_SIZE', `a packed ring has 1 to ${VIRTQ_SIZE_MAX} descriptors: not ${size}`)
+    }
+    this.size = size
+    this.#eventIdx = hasFeature(features, VIRTIO_F_EVENT_IDX)
+    this.#builder = new ChainBuilder(hasFeature(features, VIRTIO_F_INDIRECT_DESC))
+    this.#order = hasFeature(features, VIRTIO_F_IN_ORDER) ? new CompletionOrder(size) : undefined
+    this.#log = log
+
+    const ring: RingPart = { name: 'descriptor ring', address: descriptorAddress, length: VIRTQ_DESC_BYTES * size, alignment: VIRTQ_DESC_ALIGNMENT }
+    const driver: RingPart = { name: 'driver event structure', address: availableAddress, length: EVENT_SUPPRESSION_BYTES, alignment: EVENT_SUPPRESSION_ALIGNMENT }
+    const device: RingPart = { name: 'device event structure', address: usedAddress, length: EVENT_SUPPRESSION_BYTES, alignment: EVENT_SUPPRESSION_ALIGNMENT }
+    checkDisjoint([ring, driver, device])
+    this.#address = descriptorAddress
+    const buffer = openPart(memory, ring, true)
+    this.#words = new Int32Array(buffer)
+    this.#halves = new Uint16Array(buffer)
+    this.#driverEvent = new Uint16Array(openPart(memory, driver, false))
+    this.#deviceEvent = new Uint16Array(openPart(memory, device, true))
+
+    this.#availablePosition = this.#checkPosition(availableIndex)
+    this.#availableWrap = availableIndex >>> 15
+    this.#usedPosition = this.#checkPosition(usedIndex)
+    this.#usedWrap = usedIndex >>> 15
+    this.#idOf = new Uint16Array(size)
+    this.#countOf = new Uint16Array(size)
+    this.#stateOf = new Uint8Array(size)
+    this.#freeSlots = Uint16Array.from({ length: size }, (_, slot) => slot)
+  }
+
+  #checkPosition (index: number): number {
+    const position = index & POSITION_MASK
+    if (!Number.isInteger(index) || index < 0 || index > 0xffff || position >= this.size) {
+      throw new VringError('ERR_RING_INDEX', `a position in a packed ring of ${this.size} descriptors, with its wrap counter as bit 15: not ${index}`)
+    }
+    return position
+  }
+
+  get inFlight (): number {
+    return this.#inFlight
+  }
+
+  get fault (): VringFault | undefined {
+    return this.#builder.fault
+  }
+
+  pop (chain: DescriptorChain): PopResult {
+    if (this.#builder.fault !== undefined) return 'broken'
+    if (!this.moreAvailable()) return 'empty'
+    // The slots are as many as the ring has descriptors, and no chain has none: one is free.
+    const slot = this.#freeSlots[this.#slotsTaken]!
+    chain.begin(slot)
+    if (!this.#walk(chain, slot)) return 'broken'
+    this.#stateOf[slot] = IN_FLIGHT
+    this.#slotsTaken++
+    this.#inFlight++
+    return 'chain'
+  }
+
+  moreAvailable (): boolean {
+    const flags = Atomics.load(this.#halves, this.#availablePosition * DESC_WORDS + DESC_FLAGS)
+    const available = (flags & VIRTQ_DESC_F_AVAIL) !== 0
+    const used = (flags & VIRTQ_DESC_F_USED) !== 0
+    return available !== used && available === (this.#availableWrap === 1)
+  }
+
+  /** Copies the chain at the available position, and moves on behind it. The id stands in the last descriptor. */
+  #walk (chain: DescriptorChain, slot: number): boolean {
+    const builder = this.#builder
+    const words = this.#words
+    let position = this.#availablePosition
+    let wrap = this.#availableWrap
+    for (let count = 1; this.#taken + count <= this.size; count++) {
+      const at = position << 2
+      const low = words[at]!
+      const high = words[at + 1]!
+      const length = words[at + 2]!
+      const word = words[at + 3]!
+      const flags = word >>> 16
+      if (++position === this.size) {
+        position = 0
+        wrap ^= 1
+      }
+      if ((flags & VIRTQ_DESC_F_INDIRECT) !== 0) {
+        if (!builder.appendTable(chain, low, high, length, flags, false)) return false
+      } else if (!builder.append(chain, low, high, length, flags)) return false
+      if ((flags & VIRTQ_DESC_F_NEXT) !== 0) continue
+      return this.#take(slot, word & 0xffff, count, position, wrap)
+    }
+    return builder.refuse('descriptor-loop', `a chain has more descriptors than the ring has free`, slot)
+  }
+
+  #take (slot: number, id: number, count: number, position: number, wrap: number): boolean {
+    if (this.#idsInFlight[id] !== 0) return this.#builder.refuse('head-in-flight', `buffer ${id} was made available while it is in flight`, slot)
+    this.#idsInFlight[id] = 1
+    this.#idOf[slot] = id
+    this.#countOf[slot] = count
+    this.#taken += count
+    if (this.#order !== undefined) this.#order.popped(slot)
+    this.#availablePosition = position
+    this.#availableWrap = wrap
+    return true
+  }
+
+  push (head: number, written: number): void {
+    if (this.#stateOf[head] !== IN_FLIGHT) throw new VringError('ERR_NOT_IN_FLIGHT', `chain ${head} is not in flight`)
+    this.#stateOf[head] = COMPLETED
+    this.#inFlight--
+    if (this.#order === undefined) return this.#stage(head, written)
+    this.#order.completed(head, written)
+    for (let next = this.#order.next(); next >= 0; next = this.#order.next()) this.#stage(next, this.#order.take(next))
+  }
+
+  #stage (slot: number, written: number): void {
+    const count = this.#countOf[slot]!
+    const id = this.#idOf[slot]!
+    this.#stateOf[slot] = FREE
+    this.#idsInFlight[id] = 0
+    this.#taken -= count
+    this.#freeSlots[--this.#slotsTaken] = slot
+    if (this.#builder.fault !== undefined) return
+    const at = this.#usedPosition * DESC_WORDS
+    this.#words[(at >>> 1) + 2] = written
+    this.#halves[at + DESC_ID] = id
+    const flags = (this.#usedWrap === 1 ? VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED : 0) | (written > 0 ? VIRTQ_DESC_F_WRITE : 0)
+    if (this.#staged === 0) {
+      this.#batchPosition = at + DESC_FLAGS
+      this.#batchFlags = flags
+    } else {
+      this.#halves[at + DESC_FLAGS] = flags
+    }
+    if (this.#log !== undefined) this.#log.mark(this.#address + at * 2, VIRTQ_DESC_BYTES)
+    this.#staged++
+    this.#unsignalled += count
+    this.#usedPosition += count
+    if (this.#usedPosition >= this.size) {
+      this.#usedPosition -= this.size
+      this.#usedWrap ^= 1
+    }
+  }
+
+  publish (): void {
+    if (this.#staged === 0) return
+    this.#staged = 0
+    if (this.#builder.fault !== undefined) return
+    Atomics.store(this.#halves, this.#batchPosition, this.#batchFlags)
+    if (this.#log !== undefined) this.#log.mark(this.#address + this.#batchPosition * 2, 2)
+  }
+
+  disableNotification (): void {
+    if (this.#builder.fault === undefined) Atomics.store(this.#deviceEvent, EVENT_FLAGS, EVENT_FLAGS_DISABLE)
+  }
+
+  enableNotification (): 'empty' | 'more' {
+    if (this.#builder.fault !== undefined) return 'empty'
+    if (this.#eventIdx) {
+      Atomics.store(this.#deviceEvent, EVENT_OFFSET, this.#availablePosition | this.#availableWrap << 15)
+      Atomics.store(this.#deviceEvent, EVENT_FLAGS, EVENT_FLAGS_DESC)
+    } else {
+      Atomics.store(this.#deviceEvent, EVENT_FLAGS, EVENT_FLAGS_ENABLE)
+    }
+    return this.moreAvailable() ? 'more' : 'empty'
+  }
+
+  shouldNotify (): boolean {
+    if (this.#builder.fault !== undefined) return false
+    const passed = this.#unsignalled
+    const first = !this.#signalled
+    this.#unsignalled = 0
+    this.#signalled = true
+    if (passed === 0) return false
+    const flags = Atomics.load(this.#driverEvent, EVENT_FLAGS) & 3
+    if (flags === EVENT_FLAGS_DISABLE) return false
+    if (flags !== EVENT_FLAGS_DESC || !this.#eventIdx || first) return true
+    return this.#passedEvent(Atomics.load(this.#driverEvent, EVENT_OFFSET), passed)
+  }
+
+  /** Whether the last `passed` descriptors reached the position that the driver waits for. */
+  #passedEvent (event: number, passed: number): boolean {
+    // Counted from the start of this lap: an event with the other wrap counter stands in the lap before.
+    const lap = event >>> 15 === this.#usedWrap ? 0 : this.size
+    const behind = this.#usedPosition - 1 - ((event & POSITION_MASK) - lap)
+    return behind >= 0 && behind < passed
+  }
+
+  break (message: string, head?: number): void {
+    this.#builder.break('device-refused', message, head)
+  }
+
+  save (): VirtqueueState {
+    return {
+      availableIndex: this.#availablePosition | this.#availableWrap << 15,
+      usedIndex: this.#usedPosition | this.#usedWrap << 15
+    }
+  }
+
+  reset (): void {
+    this.#availablePosition = this.#usedPosition = 0
+    this.#availableWrap = this.#usedWrap = 1
+    this.#staged = this.#unsignalled = this.#inFlight = this.#slotsTaken = this.#taken = 0
+    this.#signalled = false
+    this.#stateOf.fill(FREE)
+    this.#order?.clear()
+    this.#idsInFlight.fill(0)
+    this.#freeSlots.forEach((_, slot, slots) => { slots[slot] = slot })
+    this.#builder.fault = undefined
+  }
+}

@@ -1,0 +1,2 @@
+export const root: string
+export function pnpm (args: readonly string[], cwd?: string): void
