@@ -2,8 +2,9 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import * as assert from 'uvu/assert'
 import type { Boot, Guest } from '../support/guest.ts'
-import { checksum, imageOf, temporaryFolder } from '../support/image.ts'
+import { checksum, imageOf } from '../support/image.ts'
 import { withServer } from '../support/server.ts'
+import { temporaryFolder } from '../support/temporary.ts'
 import { readOnlyDisk } from './scripts.ts'
 
 /** A guest with a read-only disk reads a file that the host wrote, cannot write, and leaves the image as it was. */

@@ -22,7 +22,7 @@ export function verifiedLoad ({ jobs, mebibytes }: { jobs: number, mebibytes: nu
   return `
 fio --name=verify --directory=/mnt --size=${mebibytes}M --numjobs=${jobs} --rw=randwrite \\
   --bssplit=512/10:4k/50:16k/20:64k/15:256k/5 --ioengine=libaio --iodepth=16 --direct=1 \\
-  --verify=crc32c --verify_fatal=1 --minimal
+  --verify=crc32c --verify_fatal=1 --minimal >/dev/null
 rm /mnt/verify.*
 `
 }
@@ -35,6 +35,7 @@ mkfs.ext4 -F -q /dev/vda
 mount /dev/vda /mnt
 ${fill}
 ${verifiedLoad({ jobs, mebibytes: 12 })}
+fstrim /mnt
 umount /mnt
 e2fsck -f -n /dev/vda
 mount /dev/vda /mnt

@@ -2,9 +2,9 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { bootUml, uml } from '../support/guest.ts'
 import { blankImage, checkFileSystem } from '../support/image.ts'
-import { killAll } from '../support/processes.ts'
-import { testWith } from '../support/programs.ts'
-import { server, withServer } from '../support/server.ts'
+import { skip, testWith } from '../support/programs.ts'
+import { engineRefused, server, withServer } from '../support/server.ts'
+import { cleanUp } from '../support/temporary.ts'
 import { assertReadOnly } from './read-only.ts'
 import { fileSystemRoundTrip, verifiedLoad } from './scripts.ts'
 
@@ -22,7 +22,13 @@ guestTest('a file system survives its round trip', async () => {
 
 // linux-aio submits without waiting only where the page cache is out of the way.
 for (const options of [{ engine: 'io_uring' }, { engine: 'linux-aio', direct: true }, { engine: 'sync' }] as const) {
-  guestTest(`a verified load through engine ${options.engine}`, async () => {
+  const name = `a verified load through engine ${options.engine}`
+  const refused = engineRefused(options.engine)
+  if (refused !== undefined) {
+    skip(name, refused)
+    continue
+  }
+  guestTest(name, async () => {
     const image = blankImage(64)
     await withServer({ image, ...options }, async ({ socket }) => {
       await bootUml({
@@ -40,5 +46,5 @@ for (const options of [{ engine: 'io_uring' }, { engine: 'linux-aio', direct: tr
 
 guestTest('a read-only disk is read and not written', () => assertReadOnly(bootUml))
 
-test.after.each(killAll)
+test.after.each(cleanUp)
 test.run()

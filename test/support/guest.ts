@@ -1,12 +1,13 @@
 // Real guests: a Linux kernel with its own virtio-blk driver, and a shell script of the test (guest-init.sh runs it).
+import { readFileSync, statfsSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import * as assert from 'uvu/assert'
-import { temporaryFolder } from './image.ts'
 import { guestPrograms, writeInitramfs } from './initramfs.ts'
 import { cloudKernel, cloudKernelDownload, umlKernel } from './kernel.ts'
 import { Running } from './processes.ts'
 import { type Need, path, programs } from './programs.ts'
+import { temporaryFolder } from './temporary.ts'
 
 export interface Boot {
   /** The vhost-user-blk server's, for /dev/vda. */
@@ -36,13 +37,27 @@ export function bootUml ({ socket, script }: Boot): Guest {
   const folder = temporaryFolder()
   const initramfs = join(folder, 'initramfs')
   writeInitramfs(initramfs, modules, script)
-  return new Guest(new Running('perl', [
-    fileURLToPath(new URL('uml.pl', import.meta.url)), file,
-    'mem=384M', `initrd=${initramfs}`, `uml_dir=${folder}/`, `virtio_uml.device=${socket}:2`,
-    'con=null', 'con0=null,fd:1', 'loglevel=4', 'panic=-1',
-    // Becomes an environment variable of /init, and keeps the C library from using AVX: see uml.pl.
-    'GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW'
-  ], { TMPDIR: '/dev/shm' }), 120)
+  const [program, ...args] = withoutExtendedRegisters([
+    file, 'mem=384M', `initrd=${initramfs}`, `uml_dir=${folder}/`, `virtio_uml.device=${socket}:2`,
+    'con=null', 'con0=null,fd:1', 'loglevel=4', 'panic=-1'
+  ])
+  return new Guest(new Running('User-Mode Linux', program!, args, { TMPDIR: memoryFolder() }), 120)
+}
+
+/** User-Mode Linux 6.1 cannot save the registers of a processor with AMX: there it must do without (see uml.pl). */
+function withoutExtendedRegisters (command: string[]): string[] {
+  if (!readFileSync('/proc/cpuinfo', 'utf8').includes(' amx_tile ')) return command
+  return [
+    path('perl'), fileURLToPath(new URL('uml.pl', import.meta.url)), ...command,
+    // Becomes an environment variable of /init, and keeps the C library from using AVX.
+    'GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-AVX_Fast_Unaligned_Load'
+  ]
+}
+
+/** For the file that is the guest's memory. A container's /dev/shm may be too small. */
+function memoryFolder (): string {
+  const { bavail, bsize } = statfsSync('/dev/shm')
+  return bavail * bsize > 1024 ** 3 ? '/dev/shm' : temporaryFolder()
 }
 
 /** QEMU without KVM, two processors, up in three seconds. SeaBIOS uses the disk too before the kernel does. */
@@ -64,7 +79,7 @@ export async function bootFromDisk (socket: string): Promise<string> {
 }
 
 function runQemu (socket: string, queues: number, args: string[]): Running {
-  return new Running(path('qemu-system-x86_64'), [
+  return new Running('QEMU', path('qemu-system-x86_64'), [
     // Not KVM, even where there is one: opening /dev/kvm was seen to hang in nested machines.
     '-accel', 'tcg,thread=multi',
     // With a random number instruction, without which mkfs.ext4 waits seconds for entropy.
@@ -101,8 +116,10 @@ export class Guest {
   /** Waits until the guest has powered off. @throws where a command of its script failed, or its time is over. */
   async finished (): Promise<Results> {
     const ending = await this.#program.ended(this.#secondsLeft())
-    const failed = this.results.get('end') !== '0' || ending.status !== 0
-    if (failed) throw this.#program.failure(`failed: ${JSON.stringify(ending)}`)
+    const script = this.results.get('end')
+    if (script !== '0' || ending.status !== 0) {
+      throw this.#program.failure(`failed: script ${script ?? 'not ended'}, exit ${ending.status ?? ending.signal}`)
+    }
     return this.results
   }
 

@@ -1,15 +1,9 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { path } from './programs.ts'
-
-/** A folder that goes when the test process ends. It is on a disk (/tmp need not be), so O_DIRECT works in it. */
-export function temporaryFolder (): string {
-  const folder = mkdtempSync('/var/tmp/node-vmm-')
-  process.on('exit', () => rmSync(folder, { recursive: true, force: true }))
-  return folder
-}
+import { temporaryFolder } from './temporary.ts'
 
 /** A disk image that reads as zeroes. */
 export function blankImage (mebibytes: number): string {
@@ -28,7 +22,8 @@ export function imageOf (folder: string, mebibytes: number): string {
 
 /** @throws with e2fsck's words where the file system is not sound. */
 export function checkFileSystem (image: string): void {
-  execFileSync(path('e2fsck'), ['-f', '-n', image], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
+  const { status, stdout, stderr } = spawnSync(path('e2fsck'), ['-f', '-n', image], { encoding: 'utf8' })
+  if (status !== 0) throw new Error(`e2fsck ${image}: status ${status}\n${stdout}${stderr}`)
 }
 
 export function checksum (file: string): string {

@@ -10,18 +10,20 @@ export interface Ending {
 }
 
 export class Running {
-  readonly command: string
+  readonly name: string
   readonly pid: number
   readonly #ended: Promise<Ending>
   readonly #watchers = new Set<() => void>()
   #output = ''
   #alive = true
 
-  constructor (command: string, args: readonly string[], env: NodeJS.ProcessEnv = {}) {
-    this.command = command
+  /** @param name what failure messages call it */
+  constructor (name: string, command: string, args: readonly string[], env: NodeJS.ProcessEnv = {}) {
+    this.name = name
     const child = spawn(command, args, {
       detached: true, stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env }
     })
+    child.on('error', (error) => { this.#output += `${error.message}\n` })
     if (child.pid === undefined) throw new Error(`${command} cannot be started`)
     this.pid = child.pid
     const dismissGuard = guard(this.pid)
@@ -43,6 +45,7 @@ export class Running {
     return this.#output.replaceAll('\r', '')
   }
 
+  /** It has not ended yet. */
   get alive (): boolean {
     return this.#alive
   }
@@ -75,14 +78,14 @@ export class Running {
 
   /** Kills it and all that it has started. */
   async kill (): Promise<void> {
-    killGroup(this.pid)
+    if (this.#alive) killGroup(this.pid)
     await this.#ended
   }
 
   /** An error that shows the end of what it has printed. */
   failure (what: string): Error {
-    const error = new Error(`${this.command} ${what}`)
-    const tail = this.output.trimEnd().split('\n').slice(-400).map((line) => `\n  | ${line}`)
+    const error = new Error(`${this.name} ${what}`)
+    const tail = this.output.trimEnd().split('\n').slice(-100).map((line) => `\n  | ${line}`)
     error.message += tail.join('') // and not in error.stack: uvu prints both
     return error
   }
@@ -117,7 +120,6 @@ export class Running {
 
 const running = new Set<Running>()
 
-/** For `test.after.each`: a test that failed half-way leaves nothing running. */
 export async function killAll (): Promise<void> {
   await Promise.all([...running].map((program) => program.kill()))
 }

@@ -44,11 +44,14 @@ export function programs (...names: Program[]): Need {
 export function testWith (...needs: Need[]): (name: string, body: () => Promise<void>) => void {
   const missing = needs.map((need) => need()).find((reason) => reason !== undefined)
   if (missing === undefined) return test
-  return (name) => {
-    if (process.env.CI) return test(name, () => { throw new Error(missing) })
-    console.log(`skipped: ${name}: ${missing}`)
-    test.skip()
-  }
+  if (process.env.CI) return (name) => test(name, () => { throw new Error(missing) })
+  return (name) => skip(name, missing)
+}
+
+/** Counts a test as skipped, and has the test runner say why. */
+export function skip (name: string, reason: string): void {
+  console.log(`skipped: ${name}: ${reason}`)
+  test.skip()
 }
 
 function absent (missing: Program[]): string {

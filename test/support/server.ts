@@ -5,16 +5,19 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import * as assert from 'uvu/assert'
-import { temporaryFolder } from './image.ts'
+import { openEngine } from '../../packages/ioq/src/index.ts'
 import { Running } from './processes.ts'
 import { type Need, path, programs } from './programs.ts'
+import { temporaryFolder } from './temporary.ts'
+
+export type Engine = 'auto' | 'io_uring' | 'linux-aio' | 'sync'
 
 export interface ServerOptions {
   readonly image: string
   readonly readOnly?: boolean
   readonly queues?: number
   /** Our program's only, as `direct` is. */
-  readonly engine?: 'auto' | 'io_uring' | 'linux-aio' | 'sync'
+  readonly engine?: Engine
   readonly direct?: boolean
 }
 
@@ -32,6 +35,17 @@ export const server: Need = peer
   ? programs('qemu-storage-daemon')
   : () => existsSync(cli) ? undefined : `${cli} is not built: node tools/setup.mjs`
 
+/** Why this host does not let our server have an engine (containers often forbid io_uring); undefined where it does. */
+export function engineRefused (engine: Engine): string | undefined {
+  if (peer) return undefined
+  try {
+    openEngine(engine, { fd: 0, depth: 1 }).engine.close()
+    return undefined
+  } catch (error) {
+    return (error as Error).message
+  }
+}
+
 /** Serves the image while `body` runs; then the server must end cleanly: drained, status 0, socket removed. */
 export async function withServer (options: ServerOptions, body: (server: Server) => Promise<void>): Promise<void> {
   const socket = join(temporaryFolder(), 'vhost.sock')
@@ -41,6 +55,7 @@ export async function withServer (options: ServerOptions, body: (server: Server)
     await stop(program, socket)
   } catch (error) {
     (error as Error).message += `\n${program.failure(program.alive ? 'was running' : 'had ended').message}`
+    await program.kill()
     throw error
   }
 }
@@ -49,7 +64,7 @@ const SERIAL = 'node-vmm-0123456789'
 
 async function startOurs (socket: string, options: ServerOptions): Promise<Running> {
   const { image, readOnly = false, queues = 1, engine = 'auto', direct = false } = options
-  const program = new Running(process.execPath, [
+  const program = new Running('the server', process.execPath, [
     cli, `--socket-path=${socket}`, `--blk-file=${image}`, `--num-queues=${queues}`, `--engine=${engine}`,
     `--serial=${SERIAL}`, ...(readOnly ? ['--read-only'] : []), ...(direct ? ['--direct'] : [])
   ])
@@ -59,7 +74,7 @@ async function startOurs (socket: string, options: ServerOptions): Promise<Runni
 
 async function startPeer (socket: string, { image, readOnly = false, queues = 1 }: ServerOptions): Promise<Running> {
   const pidFile = `${socket}.pid`
-  const program = new Running(path('qemu-storage-daemon'), [
+  const program = new Running('the server', path('qemu-storage-daemon'), [
     '--blockdev', `driver=file,node-name=disk,filename=${image},read-only=${readOnly ? 'on' : 'off'}`,
     '--object', 'iothread,id=thread',
     '--export', 'type=vhost-user-blk,id=export,node-name=disk,iothread=thread,addr.type=unix,' +

@@ -1,7 +1,8 @@
 # Starts a program for which ptrace(PTRACE_GETREGSET) fails: User-Mode Linux then saves its processes' floating-point
 # registers the old way (PTRACE_GETFPREGS). The new way needs a buffer for all that the processor has, and that of
-# Linux 6.1 is too small for one with AMX: "ptrace set fp regs failed, errno = 14". The old way does not save AVX
-# registers, so guests must not use these. Perl is in every Debian, and can install a seccomp filter by itself.
+# Linux 6.1 is too small for one with AMX: "ptrace set fp regs failed, errno = 14". The old way loses AVX registers at
+# each page fault, so guests must not use these: a memcpy with AVX-512 was seen to copy zeroes. Perl is in every
+# Debian, and can install a seccomp filter by itself.
 # usage: perl uml.pl PROGRAM ARGUMENT...
 use strict;
 

@@ -11,7 +11,7 @@ export type EngineName = 'io_uring' | 'linux-aio' | 'sync'
 export type CompletionSink = (id: number, result: number) => void
 
 /**
- * One way to have the kernel read, write and flush. Thin on purpose: a completion with fewer bytes than asked for is
+ * One way to have the kernel read, write, flush, discard and zero. Thin on purpose: a completion with fewer bytes than asked for is
  * the engine's to report and the queue's to mend. Belongs to the thread that made it.
  */
 export interface Engine {
@@ -43,6 +43,11 @@ export interface EngineOptions {
   readonly fd: number
   /** Requests in flight at most, 1 to 32768. */
   readonly depth: number
+  /**
+   * Another descriptor of the same file, opened without O_DIRECT, for requests with `REQUEST_BUFFERED`; the caller's to
+   * close as well. @default fd
+   */
+  readonly bufferedFd?: number | undefined
 }
 
 /** Why `auto` passed an engine over. */

@@ -1,18 +1,33 @@
-import { close, errno, fileStatus, NativeMemory, open, O_RDONLY, preadv, write } from '@node-vmm/libc'
+import { close, errno, fileStatus, type FileStatus, NativeMemory, open, O_RDONLY, preadv, write } from '@node-vmm/libc'
 import { openEngine, type CompletionSink, type Engine, type EngineName, type EngineOptions, type RejectedEngine } from './engine.ts'
 import { IoQueueError } from './errors.ts'
-import { FLUSH, FREE, IOVEC_WORDS, READ, RequestTable, WRITE } from './request-table.ts'
+import {
+  BLOCK_DISCARD, DISCARD, FLUSH, FREE, IOVEC_WORDS, NO_METHOD, PUNCH_HOLE, READ, REQUEST_BUFFERED, REQUEST_DURABLE,
+  RequestTable, WRITE, WRITE_ZEROES, ZERO_RANGE
+} from './request-table.ts'
+import { WriteTurns } from './write-turns.ts'
 
 // Invariants.
 // - A request id is in exactly one place: free; pending (between `#from` and `#to`); with the engine; or finished
 //   (`table.finish`) and waiting for reap. `inFlight` counts all but the free ones.
 // - A request completes once, and completes whole or failed: what the kernel left undone is queued again.
 // - An id is free before its callback runs, so that the callback can use it at once.
+// - Zeroes that the file system cannot make are written, piece after piece: the request is then a write whose segment
+//   is the current piece and whose `length` is what comes after it. Any other write has the length 0.
+// - With a buffered descriptor, a write has its turn (`#turn`) from before the engine gets it until the engine's
+//   completion.
 
 const DEPTH_MAX = 32768
 /** IOV_MAX: what `readv(2)` takes. */
 const SEGMENTS_MAX = 1024
 const CLOSE_TIMEOUT = 5000
+/** Bytes of zeroes that one write takes. All of them are the kernel's one page of zeroes: the memory is never written. */
+const ZEROES_BYTES = 1 << 20
+
+/** `#turn` of a request that is no write under way. */
+const NO_TURN = 0
+const DIRECT_TURN = 1
+const BUFFERED_TURN = 2
 
 /** What a queue is made of. */
 export interface IoQueueOptions {
@@ -21,13 +36,25 @@ export interface IoQueueOptions {
   /** Requests in flight at most, 1 to 32768. */
   readonly depth: number
   /**
+   * Another descriptor of the same file, opened without O_DIRECT and also the caller's to close, for a file that `fd`
+   * opens with O_DIRECT. What O_DIRECT cannot take (memory, offset or length off its alignment) then goes through the
+   * page cache: requests with `REQUEST_BUFFERED` at once, others when the kernel has refused them with EINVAL. An engine
+   * made by the caller needs it too. @default undefined: such requests fail with EINVAL
+   */
+  readonly bufferedFd?: number | undefined
+  /**
+   * Shared by all queues with a `bufferedFd` on the same file: `WriteTurns.allocate()` makes it.
+   * @default memory of this queue's own
+   */
+  readonly writeTurns?: SharedArrayBuffer | undefined
+  /**
    * How the kernel is asked: a name; an engine made by the caller, which the queue then owns; or `auto`, the best of
    * io_uring, linux-aio and sync that can be had. @default 'auto'
    */
   readonly engine?: 'auto' | EngineName | Engine
   /**
-   * Runs within `reap()` or `close()`, once a request. `result` is its whole length in bytes (0 for a flush) or a
-   * negative error number. It may prepare, queue and submit requests, `id` included.
+   * Runs within `reap()` or `close()`, once a request. `result` is the bytes that it moved (0 for a flush, a
+   * discard and write zeroes) or a negative error number. It may prepare, queue and submit requests, `id` included.
    */
   readonly onComplete: (id: number, result: number) => void
   /** Segments of one request at most, 1 to 1024 (IOV_MAX). @default 1024 */
@@ -65,10 +92,20 @@ export class IoQueue {
    */
   readonly completionFd: number
   /**
-   * Byte offset of each request, by id: write it before `read()` or `write()`. The queue moves it on as a request
-   * makes progress.
+   * Byte offset of each request, by id: write it before `read()`, `write()`, `discard()` or `writeZeroes()`. The queue
+   * moves it on as a request makes progress.
    */
   readonly offset: Float64Array
+  /** Bytes to discard or zero, by id: write it before `discard()` or `writeZeroes()`. The queue changes it too. */
+  readonly length: Float64Array
+  /**
+   * What is special about each request, by id: write it before `read()`, `write()` or `writeZeroes()`, and leave it alone
+   * until that has completed, when the queue sets it back to 0.
+   *
+   * `REQUEST_DURABLE`: a write is stable before it completes, as if a flush had followed it. `REQUEST_BUFFERED`: the
+   * transfer goes by `bufferedFd`, where there is one.
+   */
+  readonly flags: Uint8Array
   /** Requests given to the kernel so far; one that is continued counts again. */
   submissions = 0
   /** Requests completed so far. */
@@ -80,6 +117,16 @@ export class IoQueue {
   readonly #sink: CompletionSink
   /** `/dev/zero`: read from it to fill the rest of a request with zeroes, wherever in memory that is. */
   readonly #zeroes: number
+  /** Memory to write zeroes from, once it is needed. */
+  #zeroMemory: NativeMemory | undefined
+  readonly #buffered: boolean
+  /** What the file was found not to know. */
+  readonly #refused = new Set<number>()
+  /** Asked for when it first matters. */
+  #blockDevice: boolean | undefined
+  /** With a buffered descriptor: who may write now, and the turn of each request, by id. */
+  readonly #turns: WriteTurns | undefined
+  readonly #turn: Uint8Array
   readonly #one: NativeMemory
   readonly #oneAddress: number
   readonly #pending: Uint16Array
@@ -97,12 +144,12 @@ export class IoQueue {
    * IoQueueError when none can
    */
   constructor (options: IoQueueOptions) {
-    const { fd, depth, engine = 'auto', onComplete, segmentsMax = SEGMENTS_MAX } = options
+    const { fd, depth, bufferedFd, engine = 'auto', onComplete, segmentsMax = SEGMENTS_MAX } = options
     checkInteger('depth', depth, 1, DEPTH_MAX)
     checkInteger('segmentsMax', segmentsMax, 1, SEGMENTS_MAX)
     if (typeof engine === 'object') checkInteger('depth with this engine', depth, 1, engine.depth)
     this.#zeroes = open('/dev/zero', O_RDONLY)
-    const opened = this.#openEngine(engine, { fd, depth })
+    const opened = this.#openEngine(engine, { fd, depth, bufferedFd })
     this.#fd = fd
     this.depth = depth
     this.segmentsMax = segmentsMax
@@ -113,6 +160,11 @@ export class IoQueue {
     this.completionFd = opened.engine.completionFd
     this.#table = new RequestTable(depth, segmentsMax)
     this.offset = this.#table.offset
+    this.length = this.#table.length
+    this.flags = this.#table.flags
+    this.#buffered = bufferedFd !== undefined
+    this.#turns = bufferedFd === undefined ? undefined : new WriteTurns(options.writeTurns ?? WriteTurns.allocate())
+    this.#turn = new Uint8Array(depth)
     this.#pending = new Uint16Array(2 * depth)
     this.#sink = (id, result) => this.#completed(id, result)
     this.#one = new NativeMemory(8)
@@ -182,11 +234,38 @@ export class IoQueue {
     this.#queueTransfer(id, WRITE, count)
   }
 
-  /** Queues a flush: what was *completed* before it is submitted is durable once it has completed. @throws as `prepare` */
+  /**
+   * Queues a flush: what was *completed* before it is submitted is durable once it has completed, by whichever
+   * descriptor it was written: `fdatasync(2)` is about the file, its pages and its device, not about the descriptor.
+   *
+   * @throws as `prepare`
+   */
   flush (id: number): void {
     this.#checkFree(id)
     this.#table.remaining[id] = this.#table.total[id] = this.#table.count[id] = 0
     this.#queue(id, FLUSH)
+  }
+
+  /**
+   * Queues a discard: the space of `length[id]` bytes from `offset[id]` on is given back. What is read there afterwards
+   * is zeroes, or on some block devices anything: old data too. A block device wants multiples of its logical block
+   * size, and completes others with EINVAL. What has no way to give space back completes with EOPNOTSUPP.
+   *
+   * @throws as `prepare`; RangeError for an offset, a length or a sum of both that is not 0 to 2^53 - 1
+   */
+  discard (id: number): void {
+    if (this.#checkRange(id)) this.#startRange(id, DISCARD, PUNCH_HOLE)
+  }
+
+  /**
+   * Queues the zeroing of `length[id]` bytes from `offset[id]` on. With `unmap` their space may be given back, as by a
+   * discard; without, it stays allocated (virtio 1.2, 5.2.6.2, lets a device deallocate only where `unmap` is set).
+   * Where the file knows neither holes nor zeroed ranges, zeroes are written, which may make it grow.
+   *
+   * @throws as `discard`
+   */
+  writeZeroes (id: number, unmap: boolean): void {
+    if (this.#checkRange(id)) this.#startRange(id, WRITE_ZEROES, unmap ? PUNCH_HOLE : ZERO_RANGE)
   }
 
   /** Prepares and queues a read, for callers that do not count allocations. @throws as `prepare` */
@@ -246,9 +325,11 @@ export class IoQueue {
     this.#lost = this.#inFlight
     close(this.#zeroes)
     this.#one.close()
+    this.#turns?.stopWaiting()
     if (this.#lost === 0) {
       this.#engine.close()
       this.#table.close()
+      this.#zeroMemory?.close()
     }
     return this.#lost
   }
@@ -271,8 +352,63 @@ export class IoQueue {
     for (let length = word + 2; length < word + count * IOVEC_WORDS; length += IOVEC_WORDS) total += iovecs[length]!
     table.count[id] = count
     table.remaining[id] = table.total[id] = total
+    table.length[id] = 0
     table.stuck[id] = 0
     this.#queue(id, kind)
+  }
+
+  /** @returns whether there is something to do; an empty range is finished already. */
+  #checkRange (id: number): boolean {
+    this.#checkFree(id)
+    const table = this.#table
+    const offset = table.offset[id]!
+    const length = table.length[id]!
+    if (!Number.isSafeInteger(offset) || offset < 0 || !Number.isSafeInteger(length) || length < 0 || !Number.isSafeInteger(offset + length)) {
+      throw new RangeError(`a range has an offset, a length and an end of 0 to 2^53 - 1: not ${length} bytes at ${offset}`)
+    }
+    table.remaining[id] = table.total[id] = table.count[id] = 0
+    this.#inFlight++
+    if (length > 0) return true
+    table.kind[id] = DISCARD
+    table.finish(id, 0)
+    return false
+  }
+
+  /** Queues a range, to be done by the method given or by the best one after it that the file is not known to refuse. */
+  #startRange (id: number, kind: number, method: number): void {
+    const table = this.#table
+    while (this.#refused.has(method)) method = this.#methodAfter(kind, method)
+    table.kind[id] = kind
+    table.method[id] = method
+    if (method !== NO_METHOD) this.#append(id)
+    else if (kind === DISCARD) table.finish(id, -errno.EOPNOTSUPP)
+    else this.#writeZeroPiece(id)
+  }
+
+  #methodAfter (kind: number, method: number): number {
+    if (method !== PUNCH_HOLE) return NO_METHOD
+    if (kind === WRITE_ZEROES) return ZERO_RANGE
+    // A block device zeroes where a file gets a hole, and not every one that can discard can also promise zeroes.
+    this.#blockDevice ??= statusOf(this.#fd)?.kind === 'block device'
+    return this.#blockDevice ? BLOCK_DISCARD : NO_METHOD
+  }
+
+  /** Zeroes cannot be had any other way: writes the next piece of them. */
+  #writeZeroPiece (id: number): void {
+    const table = this.#table
+    const memory = this.#zeroMemory ??= new NativeMemory(ZEROES_BYTES)
+    const piece = Math.min(table.length[id]!, ZEROES_BYTES)
+    const word = table.prepare(id, 1)
+    const { iovecs } = table
+    iovecs[word] = memory.address
+    iovecs[word + 1] = memory.address / 0x100000000
+    iovecs[word + 2] = piece
+    iovecs[word + 3] = 0
+    table.kind[id] = WRITE
+    table.length[id]! -= piece
+    table.remaining[id] = piece
+    table.stuck[id] = 0
+    this.#append(id)
   }
 
   #queue (id: number, kind: number): void {
@@ -293,7 +429,8 @@ export class IoQueue {
   }
 
   #submitSome (): void {
-    const taken = this.#engine.submit(this.#pending, this.#from, this.#to - this.#from, this.#table)
+    const count = this.#turns === undefined ? this.#to - this.#from : this.#takeTurns(this.#turns)
+    const taken = count === 0 ? 0 : this.#engine.submit(this.#pending, this.#from, count, this.#table)
     if (taken > 0) {
       this.#from += taken
       this.submissions += taken
@@ -302,6 +439,19 @@ export class IoQueue {
     } else if (taken !== -errno.EINTR) {
       this.#table.finish(this.#pending[this.#from++]!, taken)
     }
+  }
+
+  /** @returns how many of the pending requests may be submitted, from the front: up to a write that must wait. */
+  #takeTurns (turns: WriteTurns): number {
+    const table = this.#table
+    for (let index = this.#from; index < this.#to; index++) {
+      const id = this.#pending[index]!
+      if (table.kind[id] !== WRITE || this.#turn[id] !== NO_TURN) continue
+      const buffered = (table.flags[id]! & REQUEST_BUFFERED) !== 0
+      if (!turns.enter(buffered)) return index - this.#from
+      this.#turn[id] = buffered ? BUFFERED_TURN : DIRECT_TURN
+    }
+    return this.#to - this.#from
   }
 
   #wake (): void {
@@ -321,13 +471,35 @@ export class IoQueue {
 
   #completed (id: number, result: number): void {
     const table = this.#table
-    if (result === table.remaining[id]) this.#complete(id, table.total[id]!)
+    if (this.#turn[id] !== NO_TURN) this.#giveTurnBack(id)
+    if (result === table.remaining[id]) this.#whole(id)
     else if (result > 0) this.#continue(id, result)
     else if (result === -errno.EINTR || result === -errno.EAGAIN) this.#again(id)
     else if (result < 0) this.#fail(id, result)
     else if (table.kind[id] === READ) this.#zeroRest(id)
     else if (table.stuck[id] === 0) this.#tryOnce(id)
     else this.#complete(id, -errno.ENOSPC)
+  }
+
+  #giveTurnBack (id: number): void {
+    this.#turns!.leave(this.#turn[id] === BUFFERED_TURN)
+    this.#turn[id] = NO_TURN
+  }
+
+  /** All that the engine was given is done: the request too, unless it goes on. */
+  #whole (id: number): void {
+    const table = this.#table
+    if (table.kind[id] === WRITE && table.length[id]! > 0) {
+      table.offset[id]! += table.remaining[id]!
+      this.#writeZeroPiece(id)
+      this.#continues = true
+    } else if (table.kind[id] === WRITE_ZEROES && (table.flags[id]! & REQUEST_DURABLE) !== 0) {
+      // fallocate(2) knows no O_DSYNC.
+      table.kind[id] = FLUSH
+      this.#again(id)
+    } else {
+      this.#complete(id, table.total[id]!)
+    }
   }
 
   #complete (id: number, result: number): void {
@@ -355,10 +527,42 @@ export class IoQueue {
 
   #fail (id: number, result: number): void {
     const table = this.#table
-    // With O_DIRECT a read that met an end off the block boundary cannot go on from there to be told so: EINVAL.
-    const began = table.remaining[id]! < table.total[id]!
-    if (result === -errno.EINVAL && began && table.kind[id] === READ && isPastEnd(this.#fd, table.offset[id]!)) this.#zeroRest(id)
+    const kind = table.kind[id]
+    if (kind === DISCARD || kind === WRITE_ZEROES) this.#failRange(id, kind, result)
+    else if (result === -errno.EINVAL && kind !== FLUSH) this.#failInvalid(id)
     else this.#complete(id, result)
+  }
+
+  /** EINVAL: O_DIRECT cannot take it, or the rest of it after a short transfer. */
+  #failInvalid (id: number): void {
+    const table = this.#table
+    const began = table.remaining[id]! < table.total[id]!
+    if (this.#buffered && (table.flags[id]! & REQUEST_BUFFERED) === 0) {
+      table.flags[id]! |= REQUEST_BUFFERED
+      this.#again(id)
+    } else if (began && table.kind[id] === READ && this.#isPastEnd(table.offset[id]!)) {
+      // A read that met an end off the block boundary cannot go on from there to be told so.
+      this.#zeroRest(id)
+    } else {
+      this.#complete(id, -errno.EINVAL)
+    }
+  }
+
+  #failRange (id: number, kind: number, result: number): void {
+    const method = this.#table.method[id]!
+    const unknown = result === -errno.EOPNOTSUPP || result === -errno.ENOSYS || result === -errno.ENOTTY
+    if (unknown && method !== NO_METHOD) this.#refused.add(method)
+    // EINVAL is about this range alone: a block device zeroes whole blocks only, and writes less.
+    else if (!unknown && (result !== -errno.EINVAL || kind === DISCARD)) return this.#complete(id, result)
+    const next = this.#methodAfter(kind, method)
+    if (next === NO_METHOD && kind === DISCARD) return this.#complete(id, -errno.EOPNOTSUPP)
+    this.#startRange(id, kind, next)
+    this.#continues = true
+  }
+
+  #isPastEnd (offset: number): boolean {
+    const status = statusOf(this.#fd)
+    return status?.kind === 'file' && offset >= status.size
   }
 
   #zeroRest (id: number): void {
@@ -416,11 +620,10 @@ function checkInteger (name: string, value: number, minimum: number, maximum: nu
   }
 }
 
-function isPastEnd (fd: number, offset: number): boolean {
+function statusOf (fd: number): FileStatus | undefined {
   try {
-    const { kind, size } = fileStatus(fd)
-    return kind === 'file' && offset >= size
+    return fileStatus(fd)
   } catch {
-    return false
+    return undefined
   }
 }

@@ -1,13 +1,16 @@
 import {
   close, errno, eventfd, IO_URING_CQE_BYTES, IO_URING_PARAMS_BYTES, IO_URING_SQE_BYTES, IORING_ENTER_GETEVENTS,
   IORING_FEAT_RW_CUR_POS, IORING_FEAT_SINGLE_MMAP, IORING_FSYNC_DATASYNC, IORING_OFF_CQ_RING, IORING_OFF_SQ_RING,
-  IORING_OFF_SQES, IORING_OP_FSYNC, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV,
+  IORING_OFF_SQES, IORING_OP_FALLOCATE, IORING_OP_FSYNC, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV,
   IORING_REGISTER_EVENTFD, IORING_SETUP_COOP_TASKRUN, IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_TASKRUN_FLAG,
   IORING_SQ_CQ_OVERFLOW, IORING_SQ_TASKRUN, ioUringEnter, ioUringRegister, ioUringSetup, LinuxError, MAP_POPULATE,
-  MAP_SHARED, mmap, munmap, NativeMemory, viewMemory
+  MAP_SHARED, mmap, munmap, NativeMemory, RWF_DSYNC, viewMemory
 } from '@node-vmm/libc'
+import { BlockingThread } from './blocking-thread.ts'
 import type { CompletionSink, Engine, EngineOptions } from './engine.ts'
-import { FLUSH, READ, type RequestTable } from './request-table.ts'
+import {
+  BLOCK_DISCARD, DISCARD, FLUSH, READ, REQUEST_BUFFERED, REQUEST_DURABLE, type RequestTable, WRITE
+} from './request-table.ts'
 
 // Invariants.
 // - Ring indices are free-running 32-bit numbers; each side stores its own with release and loads the other's with
@@ -59,6 +62,9 @@ export class IoUringEngine implements Engine {
   readonly completionFd: number
   systemCalls = 0
   readonly #fd: number
+  readonly #bufferedFd: number
+  /** For the one call that io_uring cannot make: BLKDISCARD. */
+  readonly #thread: BlockingThread
   readonly #ring: number
   readonly #mappings: { readonly address: number, readonly length: number }[] = []
   #sq: Int32Array
@@ -75,12 +81,14 @@ export class IoUringEngine implements Engine {
   #closed = false
 
   /** @throws LinuxError such as ENOSYS, EPERM, ENOMEM */
-  constructor ({ fd, depth }: EngineOptions) {
+  constructor ({ fd, depth, bufferedFd = fd }: EngineOptions) {
     this.#fd = fd
+    this.#bufferedFd = bufferedFd
     this.depth = depth
     const { ring, params } = setUp(depth)
     this.#ring = ring
     this.completionFd = eventfd()
+    this.#thread = new BlockingThread(depth, this.completionFd)
     const { sq, cq, entries } = this.#mapRings(params)
     this.#sq = sq
     this.#cq = cq
@@ -99,33 +107,56 @@ export class IoUringEngine implements Engine {
   }
 
   submit (ids: Uint16Array, from: number, count: number, table: RequestTable): number {
+    if (blocks(ids[from]!, table)) return this.#submitBlocking(ids[from]!, table)
     const tail = this.#sq[this.#sqTail]!
-    for (let index = 0; index < count; index++) {
-      this.#fill(((tail + index) & this.#sqMask) * SQE_WORDS, ids[from + index]!, table)
+    let filled = 0
+    while (filled < count && !blocks(ids[from + filled]!, table)) {
+      this.#fill(((tail + filled) & this.#sqMask) * SQE_WORDS, ids[from + filled]!, table)
+      filled++
     }
-    Atomics.store(this.#sq, this.#sqTail, (tail + count) | 0)
+    Atomics.store(this.#sq, this.#sqTail, (tail + filled) | 0)
     this.systemCalls++
-    const result = ioUringEnter(this.#ring, count, 0, 0)
+    const result = ioUringEnter(this.#ring, filled, 0, 0)
     const head = Atomics.load(this.#sq, this.#sqHead)
-    if (head !== ((tail + count) | 0)) Atomics.store(this.#sq, this.#sqTail, head)
+    if (head !== ((tail + filled) | 0)) Atomics.store(this.#sq, this.#sqTail, head)
     // What the kernel took counts even where it also reports an error.
     const taken = (head - tail) | 0
     return taken > 0 ? taken : result
   }
 
+  #submitBlocking (id: number, table: RequestTable): number {
+    this.systemCalls++
+    this.#thread.submit(id, this.#fd, table.method[id]!, table.offset[id]!, table.length[id]!)
+    return 1
+  }
+
   #fill (entry: number, id: number, table: RequestTable): void {
-    const entries = this.#entries
     const kind = table.kind[id]!
+    this.#entries[entry + SQE_USER_DATA] = id
+    if (kind === READ || kind === WRITE) this.#fillTransfer(entry, id, table)
+    else this.#fillFlushOrRange(entry, id, table)
+  }
+
+  #fillFlushOrRange (entry: number, id: number, table: RequestTable): void {
+    const entries = this.#entries
     entries[entry + SQE_FD] = this.#fd
-    entries[entry + SQE_USER_DATA] = id
-    if (kind === FLUSH) {
+    if (table.kind[id] === FLUSH) {
       entries[entry + SQE_OPCODE] = IORING_OP_FSYNC
       entries[entry + SQE_OFFSET] = entries[entry + SQE_OFFSET + 1] = 0
       entries[entry + SQE_ADDRESS] = entries[entry + SQE_ADDRESS + 1] = 0
       entries[entry + SQE_LENGTH] = 0
       entries[entry + SQE_FLAGS] = IORING_FSYNC_DATASYNC
     } else {
-      this.#fillTransfer(entry, id, table)
+      // The length stands where other operations have an address, the mode where they have a length.
+      const offset = table.offset[id]!
+      const length = table.length[id]!
+      entries[entry + SQE_OPCODE] = IORING_OP_FALLOCATE
+      entries[entry + SQE_OFFSET] = offset >>> 0
+      entries[entry + SQE_OFFSET + 1] = offset / 0x100000000
+      entries[entry + SQE_ADDRESS] = length >>> 0
+      entries[entry + SQE_ADDRESS + 1] = length / 0x100000000
+      entries[entry + SQE_LENGTH] = table.method[id]!
+      entries[entry + SQE_FLAGS] = 0
     }
   }
 
@@ -134,6 +165,8 @@ export class IoUringEngine implements Engine {
     const { iovecs } = table
     const first = table.first[id]!
     const reads = table.kind[id] === READ
+    const flags = table.flags[id]!
+    entries[entry + SQE_FD] = (flags & REQUEST_BUFFERED) !== 0 ? this.#bufferedFd : this.#fd
     // The entry's length has 32 bits: what needs more goes, and fails, as an iovec.
     if (table.count[id] === 1 && iovecs[first + 3] === 0) {
       entries[entry + SQE_OPCODE] = reads ? IORING_OP_READ : IORING_OP_WRITE
@@ -150,7 +183,7 @@ export class IoUringEngine implements Engine {
     const offset = table.offset[id]!
     entries[entry + SQE_OFFSET] = offset >>> 0
     entries[entry + SQE_OFFSET + 1] = offset / 0x100000000
-    entries[entry + SQE_FLAGS] = 0
+    entries[entry + SQE_FLAGS] = !reads && (flags & REQUEST_DURABLE) !== 0 ? RWF_DSYNC : 0
   }
 
   reap (sink: CompletionSink): void {
@@ -169,10 +202,12 @@ export class IoUringEngine implements Engine {
       sink(id, result)
       if (this.#closed) return
     }
+    this.#thread.reap(sink)
   }
 
   close (): void {
     this.#closed = true
+    this.#thread.close()
     // Replaced, so that a mistaken late access reads `undefined` instead of ending the process.
     this.#sq = this.#cq = new Int32Array(0)
     this.#entries = new Uint32Array(0)
@@ -206,6 +241,10 @@ export class IoUringEngine implements Engine {
     argument.close()
     if (result < 0) throw new LinuxError('io_uring_register', -result, { subject: 'IORING_REGISTER_EVENTFD' })
   }
+}
+
+function blocks (id: number, table: RequestTable): boolean {
+  return table.kind[id] === DISCARD && table.method[id] === BLOCK_DISCARD
 }
 
 function setUp (depth: number): { ring: number, params: Uint32Array } {

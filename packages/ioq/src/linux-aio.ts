@@ -1,20 +1,25 @@
 import {
-  AIO_RING_MAGIC, close, errno, eventfd, fdatasync, IOCB_BYTES, IOCB_CMD_FDSYNC, IOCB_CMD_PREAD, IOCB_CMD_PREADV,
+  AIO_RING_MAGIC, close, errno, eventfd, IOCB_BYTES, IOCB_CMD_FDSYNC, IOCB_CMD_PREAD, IOCB_CMD_PREADV,
   IOCB_CMD_PWRITE, IOCB_CMD_PWRITEV, IOCB_FLAG_RESFD, ioDestroy, ioGetevents, ioSetup, ioSubmit, LinuxError,
-  NativeMemory, viewMemory
+  NativeMemory, RWF_DSYNC, viewMemory
 } from '@node-vmm/libc'
+import { DATA_SYNC } from './blocking-call.ts'
+import { BlockingThread } from './blocking-thread.ts'
 import type { CompletionSink, Engine, EngineOptions } from './engine.ts'
-import { FLUSH, READ, type RequestTable } from './request-table.ts'
+import {
+  DISCARD, FLUSH, READ, REQUEST_BUFFERED, REQUEST_DURABLE, type RequestTable, WRITE_ZEROES
+} from './request-table.ts'
 
 // Invariants.
-// - Control block `id` of the table in native memory belongs to request `id`; what never changes in it (data, file,
-//   eventfd) is written once. The kernel copies it, and the iovecs, within io_submit.
+// - Control block `id` of the table in native memory belongs to request `id`; what never changes in it (data, eventfd)
+//   is written once. The kernel copies it, and the iovecs, within io_submit.
 // - The context's address is that of its completion ring, shared with the kernel: we alone move `head`, the kernel
 //   alone moves `tail`, and an event is read before the head that passes it is stored.
 
 // struct iocb in 32-bit words (linux/aio_abi.h).
 const IOCB_WORDS = IOCB_BYTES / 4
 const DATA = 0
+const RW_FLAGS = 3
 const OPCODE = 4
 const FILE = 5
 const BUFFER = 6
@@ -46,7 +51,8 @@ export interface LinuxAioOptions extends EngineOptions {
 
 /**
  * Linux AIO: one `io_submit(2)` for a batch, completions read from memory that the kernel shares. Asynchronous for
- * files opened with O_DIRECT; for others `io_submit` mostly does the work itself before it returns.
+ * files opened with O_DIRECT; for others `io_submit` mostly does the work itself before it returns. It knows neither
+ * discards nor write zeroes: a thread of its own makes the blocking calls for those, from the first one on.
  */
 export class LinuxAioEngine implements Engine {
   readonly name = 'linux-aio'
@@ -54,6 +60,8 @@ export class LinuxAioEngine implements Engine {
   readonly completionFd: number
   systemCalls = 0
   readonly #fd: number
+  readonly #bufferedFd: number
+  readonly #thread: BlockingThread
   readonly #context: number
   /** `depth` control blocks, `depth` pointers to them, then room for the event that io_getevents gives. */
   readonly #memory: NativeMemory
@@ -64,15 +72,17 @@ export class LinuxAioEngine implements Engine {
   /** Where the ring's entries start, in words. */
   #ringEvents = 0
   #ringSize = 0
-  /** The file system refuses FDSYNC (Linux before 4.18): flushes are made with a blocking fdatasync. */
+  /** The file system refuses FDSYNC (Linux before 4.18): flushes are blocking calls too. */
   #flushBlocks = false
   #closed = false
 
   /** @throws LinuxError such as EAGAIN, ENOSYS */
-  constructor ({ fd, depth, sharedRing = true }: LinuxAioOptions) {
+  constructor ({ fd, depth, bufferedFd = fd, sharedRing = true }: LinuxAioOptions) {
     this.#fd = fd
+    this.#bufferedFd = bufferedFd
     this.depth = depth
     this.completionFd = eventfd()
+    this.#thread = new BlockingThread(depth, this.completionFd)
     this.#memory = new NativeMemory(depth * (IOCB_BYTES + 8) + EVENT_BYTES)
     this.#pointersAddress = this.#memory.address + depth * IOCB_BYTES
     this.#eventAddress = this.#pointersAddress + depth * 8
@@ -88,21 +98,24 @@ export class LinuxAioEngine implements Engine {
   }
 
   submit (ids: Uint16Array, from: number, count: number, table: RequestTable): number {
-    if (this.#flushBlocks && table.kind[ids[from]!] === FLUSH) return this.#flushNow(ids[from]!, table)
+    if (this.#blocks(table.kind[ids[from]!]!)) return this.#submitBlocking(ids[from]!, table)
     let filled = 0
-    while (filled < count && !(this.#flushBlocks && table.kind[ids[from + filled]!] === FLUSH)) {
-      this.#fill(filled++, ids[from + filled - 1]!, table)
-    }
+    while (filled < count && !this.#blocks(table.kind[ids[from + filled]!]!)) this.#fill(filled++, ids[from + filled - 1]!, table)
     this.systemCalls++
     const taken = ioSubmit(this.#context, filled, this.#pointersAddress)
     if (taken !== -errno.EINVAL || table.kind[ids[from]!] !== FLUSH) return taken
     this.#flushBlocks = true
-    return this.#flushNow(ids[from]!, table)
+    return this.#submitBlocking(ids[from]!, table)
   }
 
-  #flushNow (id: number, table: RequestTable): number {
+  #blocks (kind: number): boolean {
+    return kind === DISCARD || kind === WRITE_ZEROES || (kind === FLUSH && this.#flushBlocks)
+  }
+
+  #submitBlocking (id: number, table: RequestTable): number {
     this.systemCalls++
-    table.finish(id, fdatasync(this.#fd))
+    const method = table.kind[id] === FLUSH ? DATA_SYNC : table.method[id]!
+    this.#thread.submit(id, this.#fd, method, table.offset[id]!, table.length[id]!)
     return 1
   }
 
@@ -112,6 +125,8 @@ export class LinuxAioEngine implements Engine {
     const kind = table.kind[id]!
     if (kind === FLUSH) {
       u32[block + OPCODE] = IOCB_CMD_FDSYNC
+      u32[block + FILE] = this.#fd
+      u32[block + RW_FLAGS] = 0
       u32[block + BUFFER] = u32[block + BUFFER + 1] = u32[block + LENGTH] = u32[block + LENGTH + 1] = 0
       u32[block + OFFSET] = u32[block + OFFSET + 1] = 0
     } else {
@@ -128,6 +143,9 @@ export class LinuxAioEngine implements Engine {
     const { iovecs } = table
     const first = table.first[id]!
     const reads = table.kind[id] === READ
+    const flags = table.flags[id]!
+    u32[block + FILE] = (flags & REQUEST_BUFFERED) !== 0 ? this.#bufferedFd : this.#fd
+    u32[block + RW_FLAGS] = !reads && (flags & REQUEST_DURABLE) !== 0 ? RWF_DSYNC : 0
     if (table.count[id] === 1) {
       u32[block + OPCODE] = reads ? IOCB_CMD_PREAD : IOCB_CMD_PWRITE
       u32[block + BUFFER] = iovecs[first]!
@@ -150,6 +168,7 @@ export class LinuxAioEngine implements Engine {
   reap (sink: CompletionSink): void {
     if (this.#ring === undefined) this.#reapByCall(sink)
     else this.#reapRing(this.#ring, sink)
+    this.#thread.reap(sink)
   }
 
   #reapRing (ring: Uint32Array, sink: CompletionSink): void {
@@ -181,6 +200,7 @@ export class LinuxAioEngine implements Engine {
     this.#closed = true
     this.#ring = undefined
     ioDestroy(this.#context)
+    this.#thread.close()
     close(this.completionFd)
     this.#memory.close()
   }
@@ -191,7 +211,6 @@ export class LinuxAioEngine implements Engine {
     for (let id = 0; id < this.depth; id++) {
       const block = id * IOCB_WORDS
       u32[block + DATA] = id
-      u32[block + FILE] = this.#fd
       u32[block + FLAGS] = IOCB_FLAG_RESFD
       u32[block + RESULT_FD] = this.completionFd
     }

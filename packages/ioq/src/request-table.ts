@@ -1,10 +1,26 @@
-import { NativeMemory } from '@node-vmm/libc'
+import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, NativeMemory } from '@node-vmm/libc'
 
 /** `RequestTable.kind` of a slot without a request. */
 export const FREE = 0
 export const READ = 1
 export const WRITE = 2
 export const FLUSH = 3
+export const DISCARD = 4
+export const WRITE_ZEROES = 5
+
+/** A bit of `flags`: the write, or the writing of zeroes, is stable before it completes. */
+export const REQUEST_DURABLE = 1
+/** A bit of `flags`: the transfer goes through the page cache, by the descriptor that is for that. */
+export const REQUEST_BUFFERED = 2
+
+/** `RequestTable.method`: nothing is known that does it. */
+export const NO_METHOD = 0
+/** `RequestTable.method`: `fallocate(2)` gives the space back; zeroes are read there. The number is its mode. */
+export const PUNCH_HOLE = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+/** `RequestTable.method`: `fallocate(2)` keeps the space; zeroes are read there. The number is its mode. */
+export const ZERO_RANGE = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE
+/** `RequestTable.method`: the ioctl `BLKDISCARD`, which only exists as a blocking call. */
+export const BLOCK_DISCARD = 0x80
 
 /** Bytes of a `struct iovec`: see `readv(2)`. */
 export const IOVEC_BYTES = 16
@@ -21,17 +37,23 @@ const INLINE_WORDS = INLINE_SEGMENTS * IOVEC_WORDS
 export class RequestTable {
   readonly depth: number
   readonly segmentsMax: number
-  /** What to do: `FREE`, `READ`, `WRITE` or `FLUSH`. */
+  /** What to do: `FREE`, `READ`, `WRITE`, `FLUSH`, `DISCARD` or `WRITE_ZEROES`. */
   readonly kind: Uint8Array
   /** Where in the file the rest of the request starts: a byte offset. */
   readonly offset: Float64Array
+  /** Bytes to discard or to zero; in a write, those that it has to zero after its segments. */
+  readonly length: Float64Array
+  /** `REQUEST_*` bits. */
+  readonly flags: Uint8Array
+  /** How to discard or to zero: `PUNCH_HOLE`, `ZERO_RANGE` or `BLOCK_DISCARD`. */
+  readonly method: Uint8Array
   /** Word index in `iovecs` of the first iovec that is left. */
   readonly first: Uint32Array
   /** How many iovecs are left. */
   readonly count: Uint16Array
-  /** Bytes that are left. */
+  /** Bytes of the segments that are left. */
   readonly remaining: Float64Array
-  /** Bytes of the whole request. */
+  /** What the whole request completes with: the bytes of all its segments. */
   readonly total: Float64Array
   /** The last write moved nothing. */
   readonly stuck: Uint8Array
@@ -49,6 +71,9 @@ export class RequestTable {
     this.segmentsMax = segmentsMax
     this.kind = new Uint8Array(depth)
     this.offset = new Float64Array(depth)
+    this.length = new Float64Array(depth)
+    this.flags = new Uint8Array(depth)
+    this.method = new Uint8Array(depth)
     this.first = new Uint32Array(depth)
     this.count = new Uint16Array(depth)
     this.remaining = new Float64Array(depth)
@@ -83,6 +108,8 @@ export class RequestTable {
   free (id: number): void {
     this.kind[id] = FREE
     this.count[id] = 0
+    this.length[id] = 0
+    this.flags[id] = 0
   }
 
   /** For an engine, while it submits: the request ended at once, with this result. The next reap hands it out. */

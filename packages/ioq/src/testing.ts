@@ -5,13 +5,16 @@
  */
 import { errno, NativeMemory, write } from '@node-vmm/libc'
 import type { CompletionSink, Engine } from './engine.ts'
-import { FLUSH, IOVEC_WORDS, type RequestTable } from './request-table.ts'
+import { randomNumbers } from './random.ts'
+import { IOVEC_WORDS, type RequestTable } from './request-table.ts'
+
+export * from './volatile-disk.ts'
 
 /** What goes wrong with a request. */
 export type Fault =
   /** The kernel does not take it now (EAGAIN): it is offered again. */
   | { readonly kind: 'again' }
-  /** The kernel moves only about half of it. Means nothing for a flush, or for less than 2 bytes. */
+  /** The kernel moves only about half of it. Means nothing for what moves less than 2 bytes: a flush, a discard. */
   | { readonly kind: 'short' }
   /** It is done at once and completes later: when all that is given has passed. */
   | { readonly kind: 'late', readonly milliseconds?: number, readonly reaps?: number }
@@ -26,8 +29,9 @@ export type Fault =
 export interface FaultRule {
   readonly fault: Fault
   /** @default every operation */
-  readonly operation?: 'read' | 'write' | 'flush'
-  /** Exactly this request, counted from 0 among those that the rule's `operation` allows, continuations included. @default every request */
+  readonly operation?: 'read' | 'write' | 'flush' | 'discard' | 'writeZeroes'
+  /** Exactly this request, counted from 0 among those that the rule's `operation` allows, continuations included, and zeroes
+   * that are written because they cannot be had otherwise count as writes. @default every request */
   readonly at?: number
   /** Chance of each request, 0 to 1. @default 1 */
   readonly probability?: number
@@ -41,7 +45,7 @@ export interface FaultPlan {
   readonly seed?: number
 }
 
-const OPERATIONS = ['', 'read', 'write', 'flush']
+const OPERATIONS = ['', 'read', 'write', 'flush', 'discard', 'writeZeroes']
 /** Milliseconds to sleep in a reap that only found completions whose time has not come. */
 const NAP = 1
 
@@ -194,7 +198,7 @@ export class FaultyEngine implements Engine {
       if (drawn !== undefined || (rule.at !== undefined && rule.at !== position)) return
       if (rule.probability === undefined || this.#random() < rule.probability) drawn = rule.fault
     })
-    return drawn?.kind === 'short' && (table.kind[id] === FLUSH || table.remaining[id]! < 2) ? undefined : drawn
+    return drawn?.kind === 'short' && table.remaining[id]! < 2 ? undefined : drawn
   }
 }
 
@@ -217,16 +221,5 @@ function shorten (id: number, table: RequestTable): () => void {
   return () => {
     iovecs[word] = length
     table.count[id] = count
-  }
-}
-
-/** Numbers from 0 to 1, the same for the same seed (mulberry32). */
-function randomNumbers (seed: number): () => number {
-  let state = seed | 0
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 0x100000000
   }
 }

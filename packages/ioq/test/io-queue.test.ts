@@ -10,19 +10,7 @@ import {
 } from '@node-vmm/libc'
 import { IoQueue, IoQueueError, openEngine, type EngineName } from '@node-vmm/ioq'
 import type { FaultPlan } from '@node-vmm/ioq/testing'
-import { engineNames, Harness, scratchFile } from './support.ts'
-
-const badDay: FaultPlan = {
-  seed: 20121214,
-  rules: [
-    { fault: { kind: 'again' }, probability: 0.2 },
-    { fault: { kind: 'short' }, probability: 0.3 },
-    { fault: { kind: 'error', code: 'EINTR' }, probability: 0.1 },
-    { fault: { kind: 'error', code: 'EAGAIN' }, probability: 0.1 },
-    { fault: { kind: 'reorder' }, probability: 0.2 },
-    { fault: { kind: 'late', milliseconds: 2 }, probability: 0.1 }
-  ]
-}
+import { badDay, engineNames, Harness, scratchFile } from './support.ts'
 
 for (const name of engineNames) {
   let missing = ''

@@ -5,6 +5,19 @@ import { FaultyEngine, type FaultPlan } from '@node-vmm/ioq/testing'
 
 export const engineNames: readonly EngineName[] = ['io_uring', 'linux-aio', 'sync']
 
+/** The engines that can be had here. */
+export function availableEngines (): EngineName[] {
+  return engineNames.filter((name) => {
+    try {
+      openEngine(name, { fd: 0, depth: 1 }).engine.close()
+      return true
+    } catch (error) {
+      console.log(`skipped: ${(error as Error).message}`)
+      return false
+    }
+  })
+}
+
 let files = 0
 
 /** A new file in a directory, open for reading and writing. */
@@ -12,6 +25,19 @@ export function scratchFile (directory: string, flags = 0): { fd: number, path: 
   const path = `${directory}/node-vmm-ioq-${process.pid}-${files++}`
   const fd = open(path, O_RDWR | O_CREAT | O_TRUNC | flags)
   return { fd, path, remove: () => { close(fd); rmSync(path) } }
+}
+
+/** Everything may go wrong, and nothing is lost. */
+export const badDay: FaultPlan = {
+  seed: 20121214,
+  rules: [
+    { fault: { kind: 'again' }, probability: 0.2 },
+    { fault: { kind: 'short' }, probability: 0.3 },
+    { fault: { kind: 'error', code: 'EINTR' }, probability: 0.1 },
+    { fault: { kind: 'error', code: 'EAGAIN' }, probability: 0.1 },
+    { fault: { kind: 'reorder' }, probability: 0.2 },
+    { fault: { kind: 'late', milliseconds: 2 }, probability: 0.1 }
+  ]
 }
 
 /** A queue with the results of its requests, which may be waited for. */
@@ -22,11 +48,11 @@ export class Harness {
   readonly faulty: FaultyEngine | undefined
 
   constructor (name: EngineName, fd: number, options: Partial<IoQueueOptions> & { plan?: FaultPlan | undefined, bytes?: number } = {}) {
-    const { plan, bytes = 1 << 20, depth = 64, ...rest } = options
+    const { plan, bytes = 1 << 20, depth = 64, bufferedFd, ...rest } = options
     this.memory = new NativeMemory(bytes)
-    this.faulty = plan === undefined ? undefined : new FaultyEngine(openEngine(name, { fd, depth }).engine, plan)
+    this.faulty = plan === undefined ? undefined : new FaultyEngine(openEngine(name, { fd, depth, bufferedFd }).engine, plan)
     this.queue = new IoQueue({
-      fd, depth, engine: this.faulty ?? name, onComplete: (id, result) => { this.results.set(id, result) }, ...rest
+      fd, bufferedFd, depth, engine: this.faulty ?? name, onComplete: (id, result) => { this.results.set(id, result) }, ...rest
     })
   }
 
@@ -42,8 +68,9 @@ export class Harness {
   }
 
   /** Does one read or write of pieces of the harness's memory. @returns its result */
-  transfer (operation: 'readv' | 'writev', pieces: readonly [at: number, length: number][], offset: number, id = 0): number {
+  transfer (operation: 'readv' | 'writev', pieces: readonly [at: number, length: number][], offset: number, flags = 0, id = 0): number {
     this.results.delete(id)
+    this.queue.flags[id] = flags
     this.queue[operation](id, pieces.map(([at, length]) => ({ address: this.memory.address + at, length })), offset)
     this.finish()
     return this.results.get(id)!
@@ -52,6 +79,25 @@ export class Harness {
   flush (id = 0): number {
     this.results.delete(id)
     this.queue.flush(id)
+    this.finish()
+    return this.results.get(id)!
+  }
+
+  discard (offset: number, length: number, id = 0): number {
+    this.results.delete(id)
+    this.queue.offset[id] = offset
+    this.queue.length[id] = length
+    this.queue.discard(id)
+    this.finish()
+    return this.results.get(id)!
+  }
+
+  writeZeroes (offset: number, length: number, unmap: boolean, flags = 0, id = 0): number {
+    this.results.delete(id)
+    this.queue.offset[id] = offset
+    this.queue.length[id] = length
+    this.queue.flags[id] = flags
+    this.queue.writeZeroes(id, unmap)
     this.finish()
     return this.results.get(id)!
   }

@@ -9,6 +9,9 @@ export const FALLOC_FL_KEEP_SIZE = 0x01
 export const FALLOC_FL_PUNCH_HOLE = 0x02
 export const FALLOC_FL_ZERO_RANGE = 0x10
 
+/** The write is stable before it returns, as if the file had been opened with O_DSYNC. See `pwritev2(2)`. */
+export const RWF_DSYNC = 0x02
+
 export const F_SEAL_SEAL = 0x1
 export const F_SEAL_SHRINK = 0x2
 export const F_SEAL_GROW = 0x4
@@ -35,6 +38,7 @@ const readC = native('intptr_t read(int fd, uintptr_t buffer, size_t count)')
 const writeC = native('intptr_t write(int fd, uintptr_t buffer, size_t count)')
 const preadvC = native('intptr_t preadv(int fd, uintptr_t iov, int count, int64_t offset)')
 const pwritevC = native('intptr_t pwritev(int fd, uintptr_t iov, int count, int64_t offset)')
+const pwritev2C = native('intptr_t pwritev2(int fd, uintptr_t iov, int count, int64_t offset, int flags)')
 const fdatasyncC = native('int fdatasync(int fd)')
 const ftruncateC = native('int ftruncate(int fd, int64_t length)')
 const fallocateC = native('int fallocate(int fd, int mode, int64_t offset, int64_t length)')
@@ -70,6 +74,11 @@ export function preadv (fd: number, iovAddress: number, count: number, offset: n
 /** Writes at an offset from the buffers of an iovec array. @returns bytes or a negative error number. See `pwritev(2)`. */
 export function pwritev (fd: number, iovAddress: number, count: number, offset: number): number {
   return orErrno(pwritevC()(fd, iovAddress, count, offset))
+}
+
+/** `pwritev` with `RWF_*` flags. @returns bytes or a negative error number. See `pwritev2(2)`. */
+export function pwritev2 (fd: number, iovAddress: number, count: number, offset: number, flags: number): number {
+  return orErrno(pwritev2C()(fd, iovAddress, count, offset, flags))
 }
 
 /** Makes written data durable, blocking. @returns 0 or a negative error number. See `fdatasync(2)`. */
@@ -156,7 +165,10 @@ export interface FileStatus {
   readonly allocated: number
   /** The preferred unit of I/O in bytes; on hugetlbfs the size of a page. */
   readonly blockSize: number
+  /** The device that has the file. */
   readonly device: { readonly major: number, readonly minor: number }
+  /** The device that a device file stands for; zeroes for other files. */
+  readonly specialDevice: { readonly major: number, readonly minor: number }
   readonly inode: bigint
   /** Alignments that O_DIRECT asks for, or undefined where the kernel does not say (STATX_DIOALIGN, Linux 6.1). */
   readonly direct: { readonly memoryAlignment: number, readonly offsetAlignment: number } | undefined
@@ -178,6 +190,7 @@ export function fileStatus (fd: number): FileStatus {
     allocated: Number(view.getBigUint64(48, true)) * 512,
     blockSize: u32(4),
     device: { major: u32(136), minor: u32(140) },
+    specialDevice: { major: u32(128), minor: u32(132) },
     inode: view.getBigUint64(32, true),
     direct: hasDirect ? { memoryAlignment: u32(152), offsetAlignment: u32(156) } : undefined
   }

@@ -4,6 +4,7 @@
  * @packageDocumentation
  */
 export * from './aio.ts'
+export * from './block-device.ts'
 export * from './epoll.ts'
 export * from './errors.ts'
 export * from './eventfd.ts'

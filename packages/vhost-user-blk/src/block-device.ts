@@ -1,12 +1,18 @@
 import type { QueueSetup, VhostUserDevice } from '@node-vmm/vhost-user'
-import type { DataPlane } from '@node-vmm/virtio-blk-dataplane'
+import { type DataPlane, WRITEBACK_OFFSET } from '@node-vmm/virtio-blk-dataplane'
+import { hasFeature, inflightRecordBytes, VIRTIO_F_RING_PACKED, VIRTQ_DESC_F_USED } from '@node-vmm/vring'
 
 /** A data plane as the device that vhost-user sessions serve, one after the other. */
 export class BlockDevice implements VhostUserDevice {
+  readonly logsDirtyPages = true
   readonly #plane: DataPlane
+  readonly #writeThroughAtFirst: boolean
+  /** The rings that run are packed. */
+  #packed = false
 
   constructor (plane: DataPlane) {
     this.#plane = plane
+    this.#writeThroughAtFirst = plane.writeThrough
   }
 
   get features (): bigint {
@@ -21,21 +27,48 @@ export class BlockDevice implements VhostUserDevice {
     return this.#plane.config
   }
 
-  // Each queue is told its features as it starts; a read-only disk refuses writes whatever the driver accepted.
-  setFeatures (): void {}
+  /** The mode of the write cache is the one field that a driver may write (virtio 1.2, 5.2.5). */
+  async setConfig (offset: number, data: Uint8Array): Promise<boolean> {
+    if (offset !== WRITEBACK_OFFSET || data.length !== 1 || data[0]! > 1) return false
+    await this.#plane.setWriteThrough(data[0] === 0)
+    return true
+  }
 
-  async startQueue (index: number, { index: availableIndex, ...queue }: QueueSetup): Promise<void> {
-    await this.#plane.startQueue(index, { ...queue, availableIndex })
+  // Each queue is told its features as it starts; a read-only disk refuses writes whatever the driver accepted.
+  setFeatures (features: bigint): void {
+    this.#packed = hasFeature(features, VIRTIO_F_RING_PACKED)
+  }
+
+  /** Packed rings have a record of their own kind, which is not kept: what a killed server had in flight is lost with them. */
+  inflightBytes (queueSize: number, features: bigint): number {
+    return hasFeature(features, VIRTIO_F_RING_PACKED) ? 0 : inflightRecordBytes(queueSize)
+  }
+
+  async startQueue (index: number, { base, ...queue }: QueueSetup): Promise<void> {
+    const indices = this.#packed ? packedIndices(base, queue) : { availableIndex: base & 0xffff }
+    await this.#plane.startQueue(index, { ...queue, ...indices })
   }
 
   async stopQueue (index: number): Promise<number> {
-    return (await this.#plane.stopQueue(index)).availableIndex
+    const { availableIndex, usedIndex } = await this.#plane.stopQueue(index)
+    return this.#packed ? (usedIndex << 16 | availableIndex) >>> 0 : availableIndex
   }
 
   setCall (index: number, fd: number | undefined): Promise<void> {
     return this.#plane.setCall(index, fd)
   }
 
-  // A queue's state ends with the queue, and all are stopped.
-  reset (): void {}
+  /** All queues are stopped: what is left of a guest is the write cache's mode. */
+  async reset (): Promise<void> {
+    if (this.#plane.writeThrough !== this.#writeThroughAtFirst) await this.#plane.setWriteThrough(this.#writeThroughAtFirst)
+  }
+}
+
+/**
+ * A front-end that knows nothing of packed rings, as User-Mode Linux, says base 0 for a fresh one, of which the wrap
+ * counters are 1. The first descriptor tells it from one that is back at 0 after a lap: that one was used.
+ */
+function packedIndices (base: number, { memory, descriptorAddress }: Pick<QueueSetup, 'memory' | 'descriptorAddress'>): { availableIndex: number, usedIndex: number } {
+  const isFresh = base === 0 && (memory.getUint16(descriptorAddress + 14) & VIRTQ_DESC_F_USED) === 0
+  return isFresh ? { availableIndex: 0x8000, usedIndex: 0x8000 } : { availableIndex: base & 0xffff, usedIndex: base >>> 16 }
 }

@@ -44,12 +44,22 @@ async function serveUntilAsked ({ options, trace }: Extract<Command, { name: 'se
     log,
     ...(trace && { tracer: logTrace, traceMessages: log })
   })
-  const ended = Promise.race([server.closed, signalled('SIGTERM'), signalled('SIGINT'), signalled('SIGHUP')])
+  const ended = Promise.race([server.closed, signalled('SIGTERM'), signalled('SIGINT')])
+  process.on('SIGHUP', () => { void resize(server) })
   console.log(readyLine(server, options))
   const failure = await ended
   await server.close()
   if (failure !== undefined) log(failure.message)
   return failure === undefined ? 0 : 1
+}
+
+async function resize (server: Server): Promise<void> {
+  try {
+    await server.resize()
+    log(`the disk has ${server.plane.capacity} bytes now`)
+  } catch (error) {
+    log(`the disk keeps its size: ${(error as Error).message}`)
+  }
 }
 
 // Once: the same signal a second time ends the process where it stands, should the drain not end.

@@ -1,4 +1,4 @@
-import { QUEUES_MAX, VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk-dataplane'
+import { DISCARD_SEGMENTS_MAX, QUEUES_MAX, VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk-dataplane'
 import { parseArgs } from 'node:util'
 import type { ServeOptions } from './serve.ts'
 
@@ -25,15 +25,25 @@ Serves a raw disk image to a virtual machine over vhost-user, in the foreground,
   --read-only          refuse writes; other readers may use the image meanwhile
   --num-queues=N       queues that the guest may use, 1 to ${QUEUES_MAX} (default 1)
   --engine=NAME        auto, io_uring, linux-aio or sync (default auto: the best that the host allows)
+  --threads=N          data-plane threads, 1 to the number of queues (default 1)
+  --queue-threads=LIST the thread of each queue, as 0,1,0,1 (default round and round)
+  --cpus=LIST          processors to pin each thread to, as 2,3 for two threads or 2+3,4+5 (default not pinned)
   --direct             bypass the page cache (O_DIRECT)
+  --write-through      make every write stable before it completes, until the guest asks otherwise
+  --discard-segments=N segments of one discard or write-zeroes request, 0 to ${DISCARD_SEGMENTS_MAX}; 0 offers neither (default 1)
+  --packed             offer packed rings
+  --in-order           offer to complete requests in the order in which they came
   --serial=TEXT        the disk's serial number, up to ${VIRTIO_BLK_ID_BYTES} bytes (default none)
   --trace              print each message and each request to standard error
   --print-capabilities print what this program can do as JSON, as vhost-user back-ends do
   --help, --version    print this text, or the version
 
-One line on standard output says when it is ready. SIGTERM, SIGINT and SIGHUP end it, with all requests completed.
+One line on standard output says when it is ready. SIGTERM and SIGINT end it, with all requests completed.
+SIGHUP has it take over the size that the image has by now, and tell the guest.
 Exit status: 0 ended as asked; 1 it could not serve, or not go on; 2 the command line is wrong.`
 
+/** The highest number that a processor can have in a mask of the kernel's. */
+const CPU_MAX = 1023
 const ENGINES = ['auto', 'io_uring', 'linux-aio', 'sync'] as const
 
 const flags = {
@@ -43,7 +53,14 @@ const flags = {
   'read-only': { type: 'boolean', default: false },
   'num-queues': { type: 'string', default: '1' },
   engine: { type: 'string', default: 'auto' },
+  threads: { type: 'string', default: '1' },
+  'queue-threads': { type: 'string', default: '' },
+  cpus: { type: 'string', default: '' },
   direct: { type: 'boolean', default: false },
+  'write-through': { type: 'boolean', default: false },
+  'discard-segments': { type: 'string', default: '1' },
+  packed: { type: 'boolean', default: false },
+  'in-order': { type: 'boolean', default: false },
   serial: { type: 'string', default: '' },
   trace: { type: 'boolean', default: false }
 } as const
@@ -66,6 +83,8 @@ export function parseCommand (args: readonly string[]): Command {
   const engine = ENGINES.find((name) => name === values.engine)
   if (engine === undefined) throw new UsageError(`no engine is called ${values.engine}: use ${ENGINES.join(', ')}.`)
   if (Buffer.byteLength(values.serial) > VIRTIO_BLK_ID_BYTES) throw new UsageError(`--serial takes up to ${VIRTIO_BLK_ID_BYTES} bytes.`)
+  const queues = integer('--num-queues', values['num-queues'], 1, QUEUES_MAX)
+  const threads = integer('--threads', values.threads, 1, queues)
   return {
     name: 'serve',
     trace: values.trace,
@@ -74,7 +93,14 @@ export function parseCommand (args: readonly string[]): Command {
       ...(socketPath === undefined ? { fd: integer('--fd', fd!, 0, 0x7fffffff) } : { socketPath }),
       readOnly: values['read-only'],
       direct: values.direct,
-      queues: integer('--num-queues', values['num-queues'], 1, QUEUES_MAX),
+      writeThrough: values['write-through'],
+      discardSegments: integer('--discard-segments', values['discard-segments'], 0, DISCARD_SEGMENTS_MAX),
+      packed: values.packed,
+      inOrder: values['in-order'],
+      queues,
+      threads,
+      queueThreads: list('--queue-threads', values['queue-threads'], queues, (item) => integer('--queue-threads', item, 0, threads - 1)),
+      cpus: list('--cpus', values.cpus, threads, (item) => item.split('+').map((cpu) => integer('--cpus', cpu, 0, CPU_MAX))),
       engine,
       serial: values.serial
     }
@@ -93,4 +119,12 @@ function integer (flag: string, text: string, lowest: number, highest: number): 
   const value = /^\d+$/.test(text) ? Number(text) : NaN
   if (!(value >= lowest && value <= highest)) throw new UsageError(`${flag} takes a number from ${lowest} to ${highest}: not ${JSON.stringify(text)}.`)
   return value
+}
+
+/** The items of a list, one for each queue or thread; none where nothing was said. */
+function list<Item> (flag: string, text: string, length: number, parseItem: (item: string) => Item): Item[] {
+  if (text === '') return []
+  const items = text.split(',').map(parseItem)
+  if (items.length !== length) throw new UsageError(`${flag} takes ${length} items: not the ${items.length} of ${JSON.stringify(text)}.`)
+  return items
 }

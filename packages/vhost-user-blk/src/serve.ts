@@ -29,6 +29,12 @@ export interface Server {
   readonly listener: Listener
   /** Settles when no front-end will be served any more; with the error, unless that was as wanted. */
   readonly closed: Promise<Error | undefined>
+  /**
+   * Cuts or extends the image, or takes over the size that it has by now, and tells the guest.
+   *
+   * @param bytes as for `DataPlane.resize`, with its errors
+   */
+  resize (bytes?: number): Promise<void>
   /** Ends the session, drained, removes the socket and gives the image back. */
   close (): Promise<void>
   [Symbol.asyncDispose] (): Promise<void>
@@ -44,6 +50,7 @@ export async function serve (options: ServeOptions): Promise<Server> {
   let fatal: (error: Error) => void = () => {}
   const died = new Promise<Error>((resolve) => { fatal = resolve })
   let faults = 0
+  let closing = false
   const plane = DataPlane.create({
     ...disk,
     onFault: (queue, fault) => {
@@ -63,7 +70,7 @@ export async function serve (options: ServeOptions): Promise<Server> {
         faults = 0
         log('a front-end connected')
       },
-      onSessionEnd: (failure) => log(failure === undefined ? 'the front-end hung up' : `the session ended: ${failure.message}`),
+      onSessionEnd: (failure) => log(`the session ended: ${failure?.message ?? (closing ? 'the server closes' : 'the front-end hung up')}`),
       ...(traceMessages !== undefined && {
         onMessage: (direction, name, size, fds) =>
           traceMessages(`vhost_user_message direction=${direction} request=${name} size=${size} fds=${fds}`)
@@ -74,6 +81,7 @@ export async function serve (options: ServeOptions): Promise<Server> {
     throw error
   }
   const close = async (): Promise<void> => {
+    closing = true
     await listener.close()
     await plane.close()
   }
@@ -81,6 +89,10 @@ export async function serve (options: ServeOptions): Promise<Server> {
     plane,
     listener,
     closed: Promise.race([listener.closed, died]),
+    resize: async (bytes) => {
+      await plane.resize(bytes)
+      listener.notifyConfigChange()
+    },
     close,
     [Symbol.asyncDispose]: close
   }

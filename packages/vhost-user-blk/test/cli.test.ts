@@ -3,14 +3,16 @@ import { close, bindUnix, listen, unixSocket, unixSocketPair } from '@node-vmm/l
 import { FrontEnd, FrontEndRequest, OFFERED_PROTOCOL_FEATURES, ProtocolFeature } from '@node-vmm/vhost-user'
 import { BlockDriver } from '@node-vmm/virtio-blk-driver'
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import { HELP } from '../src/options.ts'
 import { killAll, Program, run, WITHOUT_IO_URING } from './support/program.ts'
 import { newImage, newPath } from './support/scratch.ts'
 
 const VIRTIO_BLK_F_RO = 1n << 5n
+const VIRTIO_BLK_F_DISCARD = 1n << 13n
+const VIRTIO_F_RING_PACKED = 1n << 34n
+const VIRTIO_F_IN_ORDER = 1n << 35n
 const PATTERN = new Uint8Array(4096).fill(0x5a)
 
 const test = suite('cli')
@@ -121,7 +123,8 @@ test('the socket is for its owner only, from its first moment and whatever the u
   for (const umask of ['000', '022', '077', '777']) {
     const { socketPath, args } = place()
     const program = await Program.ready(args, { shell: `umask ${umask}` })
-    assert.equal(statSync(socketPath).mode & 0o777, 0o600)
+    // bigint: after a plain stat of a socket, Node 20 does not follow symbolic links to packages any more.
+    assert.equal(statSync(socketPath, { bigint: true }).mode & 0o777n, 0o600n)
     await program.end()
   }
 })
@@ -139,7 +142,7 @@ test('the socket of a server that died is taken over, a live one is refused and 
   await writeAndRead(socketPath)
 })
 
-for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
+for (const signal of ['SIGTERM', 'SIGINT'] as const) {
   test(`${signal} ends it with 0 and without its socket, nobody connected`, async () => {
     const { socketPath, args } = place()
     const program = await Program.ready(args)
@@ -161,12 +164,57 @@ for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
     const ends = Promise.allSettled(writers)
     while (done.size < writers.length) await new Promise(setImmediate)
     assert.deepEqual(await program.end(signal), { status: 0, signal: null })
+    assert.match(program.stderr, /the session ended: the server closes\n$/)
     for (const end of await ends) assert.equal((end as PromiseRejectedResult).reason.code, 'ERR_BLOCK_DISCONNECTED')
     await driver.close()
     assert.equal(existsSync(socketPath), false)
     assert.ok(readFileSync(image).subarray(0, 32 * 4096).every((byte) => byte === 0x5a))
   })
 }
+
+test('SIGHUP: the disk has the size that its image has by now, and the guest is told', async () => {
+  const { image, socketPath, args } = place()
+  const program = await Program.ready(args)
+  const frontEnd = FrontEnd.connect(socketPath)
+  await frontEnd.setProtocolFeatures(OFFERED_PROTOCOL_FEATURES)
+  const told = new Promise<void>((resolve) => { void frontEnd.setBackendReqFd(resolve) })
+  await frontEnd.getFeatures()
+  truncateSync(image, 3 << 20)
+  program.process.kill('SIGHUP')
+  await told
+  assert.equal(Buffer.from(await frontEnd.getConfig(0, 8)).readBigUInt64LE(), 3n * 2048n)
+  await program.seen(/the disk has 3145728 bytes now\n/)
+
+  truncateSync(image, 1000)
+  program.process.kill('SIGHUP')
+  await program.seen(/the disk keeps its size: .*1000/)
+  frontEnd.close()
+  assert.deepEqual(await program.end(), { status: 0, signal: null })
+})
+
+test('--packed, --in-order, --threads and --cpus serve', async () => {
+  const { socketPath, args } = place()
+  await Program.ready([...args, '--packed', '--in-order', '--num-queues=2', '--threads=2', '--cpus=0,0'])
+  await writeAndRead(socketPath)
+  const driver = await BlockDriver.connect({ socketPath, queues: 2 })
+  await Promise.all(Array.from({ length: 64 }, (_, block) => driver.write(block * 4096, PATTERN)))
+  assert.deepEqual(await driver.read(63 * 4096, 4096), PATTERN)
+  await driver.close()
+  const frontEnd = FrontEnd.connect(socketPath)
+  const offered = await frontEnd.getFeatures()
+  for (const feature of [VIRTIO_F_RING_PACKED, VIRTIO_F_IN_ORDER]) assert.notEqual(offered & feature, 0n)
+  frontEnd.close()
+})
+
+test('--write-through and --discard-segments=0 reach the guest', async () => {
+  const { socketPath, args } = place()
+  await Program.ready([...args, '--write-through', '--discard-segments=0'])
+  const frontEnd = FrontEnd.connect(socketPath)
+  const features = await frontEnd.getFeatures()
+  assert.equal(features & VIRTIO_BLK_F_DISCARD, 0n)
+  assert.equal((await frontEnd.getConfig(32, 1))[0], 0)
+  frontEnd.close()
+})
 
 test('front-ends are served one after the other: the second waits', async () => {
   const { socketPath, args } = place()
@@ -184,7 +232,7 @@ test('front-ends are served one after the other: the second waits', async () => 
   first.close()
   assert.notEqual(await answer, 0n)
   second.close()
-  await program.seen(/(a front-end connected\n.*the front-end hung up\n.*){2}/)
+  await program.seen(/(a front-end connected\n.*the session ended: the front-end hung up\n.*){2}/)
 })
 
 test('--fd: a socket that listens already, as systemd passes it, is served and stays', async () => {
@@ -316,10 +364,6 @@ test('bug: the server died when nobody read its log any more', async () => {
   await writeAndRead(socketPath)
   await writeAndRead(socketPath)
   assert.deepEqual(await program.end(), { status: 0, signal: null })
-})
-
-test('a disk that is served boots in QEMU', () => {
-  assert.ok(spawnSync)
 })
 
 test.run()

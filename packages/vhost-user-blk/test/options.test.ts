@@ -27,17 +27,35 @@ test('an image and a socket are enough', () => {
     name: 'serve',
     trace: false,
     options: {
-      path: 'disk.raw', socketPath: '/run/disk.sock', readOnly: false, direct: false, queues: 1, engine: 'auto', serial: ''
+      path: 'disk.raw', socketPath: '/run/disk.sock', readOnly: false, direct: false, writeThrough: false, discardSegments: 1,
+      packed: false, inOrder: false, queues: 1, threads: 1, queueThreads: [], cpus: [], engine: 'auto', serial: ''
     }
   })
 })
 
 test('each flag reaches the server, with = or as the next argument', () => {
-  const disk = { path: 'disk.raw', readOnly: true, direct: true, queues: 256, engine: 'linux-aio', serial: 'exactly twenty bytes' }
   assert.deepEqual(parseCommand([
-    '--fd', '3', '--blk-file', 'disk.raw', '--read-only', '--direct', '--num-queues', '256', '--engine', 'linux-aio',
-    '--serial', disk.serial, '--trace'
-  ]), { name: 'serve', trace: true, options: { ...disk, fd: 3 } })
+    '--fd', '3', '--blk-file', 'disk.raw', '--read-only', '--direct', '--write-through', '--discard-segments', '0', '--packed',
+    '--in-order', '--num-queues', '3', '--threads', '2', '--queue-threads', '0,1,1', '--cpus', '2+3,4', '--engine', 'linux-aio',
+    '--serial', 'exactly twenty bytes', '--trace'
+  ]), {
+    name: 'serve',
+    trace: true,
+    options: {
+      path: 'disk.raw', fd: 3, readOnly: true, direct: true, writeThrough: true, discardSegments: 0, packed: true, inOrder: true,
+      queues: 3, threads: 2, queueThreads: [0, 1, 1], cpus: [[2, 3], [4]], engine: 'linux-aio', serial: 'exactly twenty bytes'
+    }
+  })
+})
+
+test('threads are not more than queues, and lists have an item for each', () => {
+  const four = [...least, '--num-queues=4', '--threads=2']
+  assert.equal(refusal(...least, '--threads=2'), '--threads takes a number from 1 to 1: not "2".')
+  assert.equal(refusal(...four, '--queue-threads=0,1'), '--queue-threads takes 4 items: not the 2 of "0,1".')
+  assert.equal(refusal(...four, '--queue-threads=0,1,2,0'), '--queue-threads takes a number from 0 to 1: not "2".')
+  assert.equal(refusal(...four, '--cpus=0'), '--cpus takes 2 items: not the 1 of "0".')
+  assert.equal(refusal(...four, '--cpus=0,1+'), '--cpus takes a number from 0 to 1023: not "".')
+  assert.equal(refusal(...least, '--discard-segments=257'), '--discard-segments takes a number from 0 to 256: not "257".')
 })
 
 test('each engine is known by its name', () => {
@@ -89,7 +107,8 @@ test('a question is answered whatever else is there: the conventions of QEMU and
 
 test('the help names every flag', () => {
   for (const flag of [
-    '--socket-path', '--fd', '--blk-file', '--read-only', '--num-queues', '--engine', '--direct', '--serial', '--trace',
+    '--socket-path', '--fd', '--blk-file', '--read-only', '--num-queues', '--engine', '--threads', '--queue-threads', '--cpus',
+    '--direct', '--write-through', '--discard-segments', '--packed', '--in-order', '--serial', '--trace',
     '--print-capabilities', '--help', '--version'
   ]) assert.match(HELP, new RegExp(`^  .*${flag}\\b`, 'm'))
   for (const line of HELP.split('\n')) assert.ok(line.length <= 120, line)

@@ -3,25 +3,37 @@ import { setNonBlocking } from '@node-vmm/libc'
 import { Channel, isHangUp } from './channel.ts'
 import { closeAll, signal } from './descriptor.ts'
 import type { VhostUserDevice } from './device.ts'
+import { checkLogCovers, LOG_ALIGNMENT } from './dirty-log.ts'
 import { asError, refused, VhostUserError, violation } from './errors.ts'
 import { OFFERED_PROTOCOL_FEATURES, ProtocolFeature, protocolFeatureNames, TransportFeature } from './features.ts'
+import { checkInflight, createInflightFile, InflightRegion } from './inflight.ts'
 import {
   BackEndRequest, backEndRequestName, FLAG_REPLY, FrontEndRequest, frontEndRequestName, hasOwnReply, type Message,
   type MessageObserver
 } from './message.ts'
 import {
-  CONFIG_BYTES_MAX, decodeConfig, decodeMemoryTable, decodeNothing, decodeRegion, decodeU64, decodeVringAddress,
-  decodeVringDescriptor, decodeVringState, encodeConfig, encodeU64, encodeVringState, MEMORY_SLOTS_MAX, NOTHING
+  CONFIG_BYTES_MAX, decodeConfig, decodeInflight, decodeLog, decodeMemoryTable, decodeNothing, decodeRegion, decodeU64,
+  decodeVringAddress, decodeVringDescriptor, decodeVringState, encodeConfig, encodeInflight, encodeU64, encodeVringState,
+  type InflightDescription, MEMORY_SLOTS_MAX, NOTHING
 } from './payload.ts'
-import { isComplete, newRing, queueSetup, type Ring, RING_SIZE_MAX } from './ring.ts'
+import { baseOf, isComplete, isPacked, newRing, queueSetup, type Ring, RING_SIZE_MAX, type RingSurroundings } from './ring.ts'
+import { SharedArea } from './shared-area.ts'
 
 const TRANSPORT_FEATURES = TransportFeature.LOG_ALL | TransportFeature.PROTOCOL_FEATURES
+/** The answer to GET_INFLIGHT_FD that there is no region: front-ends go on without. */
+const NO_INFLIGHT: InflightDescription = { size: 0, offset: 0, queues: 0, queueSize: 0 }
 /** A peer can cause any number of problems: only so many of one session are told. */
 const PROBLEMS_TOLD_MAX = 32
 
+/** A reply's payload, and the descriptor that goes along, which is closed once it is sent. */
+type Reply = Uint8Array | { readonly payload: Uint8Array, readonly fd: number }
+
 /** How a device is served. */
 export interface BackEndOptions {
-  /** Protocol features to offer, of `OFFERED_PROTOCOL_FEATURES`: for a peer that does not get along with one. @default all of them */
+  /**
+   * Protocol features to offer, of `OFFERED_PROTOCOL_FEATURES`: for a peer that does not get along with one.
+   * @default all of them that the device does its part for
+   */
   readonly protocolFeatures?: bigint
   /** Sees each message that passes. @default nobody looks, at no cost */
   readonly onMessage?: MessageObserver | undefined
@@ -39,7 +51,8 @@ export interface BackEndOptions {
  *
  * A ring runs as long as its size, addresses and kick descriptor, the memory and the features are known (in whatever
  * order they came) and it is enabled; without PROTOCOL_FEATURES acknowledged it needs no enabling. What changes on a
- * running ring, memory and features included, stops it, drained, and starts it again at the index where it stopped.
+ * running ring, memory, features and log included, stops it, drained, and starts it again where it stopped. The region
+ * for what is in flight is the exception: a running ring keeps its record, the next start gets a new one.
  * Two changes are refused, for the guest's buffers would be taken twice or never: another size, and another base once
  * the ring has taken buffers.
  *
@@ -47,7 +60,8 @@ export interface BackEndOptions {
  * was agreed and asked for, told to `onProblem`, and has no effect, except that a ring which cannot start keeps what
  * was said of it, and is tried again with each message that says more. The session ends where going on would leave the
  * front-end waiting or the stream unreadable: a foreign version, a payload over 4096 bytes, more than 32 descriptors, a
- * reply, half a message, or a refused request that has a reply of its own (but GET_CONFIG, which can say that it failed).
+ * reply, half a message, or a refused request that has a reply of its own (but GET_CONFIG and GET_INFLIGHT_FD, which
+ * can say that they failed).
  *
  * The session owns all descriptors and mappings that it receives.
  */
@@ -61,7 +75,10 @@ export class BackEndSession {
   readonly #offeredProtocolFeatures: bigint
   readonly #rings: readonly Ring[]
   #memory: GuestMemory | undefined
+  #log: SharedArea | undefined
+  #inflight: InflightRegion | undefined
   #features: bigint | undefined
+  #status = 0n
   #protocolFeatures = 0n
   #backEndChannel: Channel | undefined
   #problemsTold = 0
@@ -75,7 +92,7 @@ export class BackEndSession {
   constructor (fd: number, device: VhostUserDevice, options: BackEndOptions = {}) {
     this.#device = device
     this.#options = options
-    this.#offeredProtocolFeatures = OFFERED_PROTOCOL_FEATURES & (options.protocolFeatures ?? OFFERED_PROTOCOL_FEATURES)
+    this.#offeredProtocolFeatures = backedProtocolFeatures(device) & (options.protocolFeatures ?? OFFERED_PROTOCOL_FEATURES)
     this.#rings = Array.from({ length: device.queueCount }, newRing)
     this.#channel = new Channel(fd, { nameOf: frontEndRequestName, onMessage: options.onMessage })
     this.closed = Promise.resolve().then(() => this.#run())
@@ -128,27 +145,43 @@ export class BackEndSession {
   async #answer (message: Message): Promise<void> {
     const { request, isReply, needsReply } = message
     if (isReply) throw violation(`a reply to ${frontEndRequestName(request)}, which only a back-end gives`)
-    let reply: Uint8Array | undefined
+    let reply: Reply | undefined
     let failure: Error | undefined
     try {
       reply = await this.#serve(message)
     } catch (error) {
       failure = asError(error)
       if (isDeviceFailure(failure)) throw failure
-      // "Uses zero length of payload to indicate an error": the one request whose reply can say so.
-      if (request === FrontEndRequest.GET_CONFIG) reply = NOTHING
+      reply = replyOfFailure(message)
       this.#tell(refused(`${frontEndRequestName(request)} refused: ${failure.message}`, { cause: failure }))
     }
-    if (hasOwnReply(request)) {
-      if (reply === undefined) throw violation(`${frontEndRequestName(request)} has no answer: ${failure?.message}`)
-      await this.#channel.send(request, FLAG_REPLY, reply)
-    } else if (needsReply && this.#accepted(ProtocolFeature.REPLY_ACK)) {
-      await this.#channel.send(request, FLAG_REPLY, encodeU64(failure === undefined ? 0n : 1n))
+    const acknowledges = needsReply && this.#accepted(ProtocolFeature.REPLY_ACK)
+    if (reply !== undefined) {
+      await this.#reply(request, reply)
+    } else if (hasOwnReply(request) || (this.#isLogBase(request) && !acknowledges)) {
+      throw violation(`${frontEndRequestName(request)} has no answer: ${failure?.message}`)
+    } else if (acknowledges) {
+      await this.#reply(request, encodeU64(failure === undefined ? 0n : 1n))
+    }
+  }
+
+  // Its sender waits for a reply in any case, but may not look what it says (QEMU), and would take pages for logged
+  // that are not. Only one that asked for an acknowledgement can be told of a failure.
+  #isLogBase (request: number): boolean {
+    return request === FrontEndRequest.SET_LOG_BASE && this.#accepted(ProtocolFeature.LOG_SHMFD)
+  }
+
+  async #reply (request: number, reply: Reply): Promise<void> {
+    const { payload, fds } = reply instanceof Uint8Array ? { payload: reply, fds: [] } : { payload: reply.payload, fds: [reply.fd] }
+    try {
+      await this.#channel.send(request, FLAG_REPLY, payload, fds)
+    } finally {
+      closeAll(fds)
     }
   }
 
   // Gives the reply of a request that has its own. Throws to refuse: nothing has changed then.
-  async #serve (message: Message): Promise<Uint8Array | undefined> {
+  async #serve (message: Message): Promise<Reply | undefined> {
     const { request, payload } = message
     if (!carriesDescriptors.has(request)) expectDescriptors(message, 0)
     switch (request) {
@@ -161,6 +194,8 @@ export class BackEndSession {
       // Deprecated: the specification recommends to ignore it.
       case FrontEndRequest.RESET_OWNER: return decodeNothing(payload)
       case FrontEndRequest.RESET_DEVICE: return await this.#resetDevice(payload)
+      case FrontEndRequest.SET_STATUS: return await this.#setStatus(payload)
+      case FrontEndRequest.GET_STATUS: return this.#getStatus(payload)
       case FrontEndRequest.SET_MEM_TABLE: return await this.#setMemTable(message)
       case FrontEndRequest.GET_MAX_MEM_SLOTS: return this.#getMaxMemSlots(payload)
       case FrontEndRequest.ADD_MEM_REG: return await this.#addMemReg(message)
@@ -173,8 +208,12 @@ export class BackEndSession {
       case FrontEndRequest.SET_VRING_CALL: return await this.#setVringCall(message)
       case FrontEndRequest.SET_VRING_ERR: return await this.#setVringErr(message)
       case FrontEndRequest.SET_VRING_ENABLE: return await this.#setVringEnable(payload)
+      case FrontEndRequest.GET_INFLIGHT_FD: return this.#getInflightFd(payload)
+      case FrontEndRequest.SET_INFLIGHT_FD: return this.#setInflightFd(message)
+      case FrontEndRequest.SET_LOG_BASE: return await this.#setLogBase(message)
+      case FrontEndRequest.SET_LOG_FD: return this.#setLogFd(message)
       case FrontEndRequest.GET_CONFIG: return this.#getConfig(payload)
-      case FrontEndRequest.SET_CONFIG: return this.#setConfig(payload)
+      case FrontEndRequest.SET_CONFIG: return await this.#setConfig(payload)
       case FrontEndRequest.SET_BACKEND_REQ_FD: return this.#setBackEndChannel(message)
       default: throw refused('this back-end does not know it, and did not offer it')
     }
@@ -188,7 +227,13 @@ export class BackEndSession {
   }
 
   get #offeredFeatures (): bigint {
-    return (this.#device.features & ~TRANSPORT_FEATURES) | TransportFeature.PROTOCOL_FEATURES
+    const logging = (this.#offeredProtocolFeatures & ProtocolFeature.LOG_SHMFD) === 0n ? 0n : TransportFeature.LOG_ALL
+    return (this.#device.features & ~TRANSPORT_FEATURES) | TransportFeature.PROTOCOL_FEATURES | logging
+  }
+
+  // The features as the device knows them.
+  get #deviceFeatures (): bigint {
+    return (this.#features ?? 0n) & ~TRANSPORT_FEATURES
   }
 
   async #setFeatures (payload: Uint8Array): Promise<undefined> {
@@ -231,6 +276,26 @@ export class BackEndSession {
   async #resetDevice (payload: Uint8Array): Promise<undefined> {
     this.#expectOffered(ProtocolFeature.RESET_DEVICE)
     decodeNothing(payload)
+    await this.#resetRings()
+    await deviceDoes('reset', () => this.#device.reset())
+  }
+
+  async #setStatus (payload: Uint8Array): Promise<undefined> {
+    this.#expectOffered(ProtocolFeature.STATUS)
+    const status = decodeU64(payload)
+    if (status > 0xffn) throw refused(`status 0x${status.toString(16)}: it has 8 bits`)
+    // A reset, to virtio; but QEMU sends it when it pauses the guest, too, and does not restore what a device forgets.
+    if (status === 0n) await this.#resetRings()
+    this.#status = status
+  }
+
+  #getStatus (payload: Uint8Array): Uint8Array {
+    this.#expectOffered(ProtocolFeature.STATUS)
+    decodeNothing(payload)
+    return encodeU64(this.#status)
+  }
+
+  async #resetRings (): Promise<void> {
     await this.#stopAll()
     for (const ring of this.#rings) {
       closeAll([ring.kick])
@@ -238,8 +303,9 @@ export class BackEndSession {
       const { call, error } = ring
       Object.assign(ring, newRing(), { call, error })
     }
+    this.#replaceInflight(undefined)
     this.#features = undefined
-    await deviceDoes('reset', () => this.#device.reset())
+    this.#status = 0n
   }
 
   // Memory
@@ -276,6 +342,7 @@ export class BackEndSession {
 
   async #setMemory (memory: GuestMemory): Promise<void> {
     try {
+      if (this.#log !== undefined && this.#rings.some(({ running }) => running?.isLogged)) checkLogCovers(this.#log, memory)
       await this.#withRingsStopped(() => {
         this.#memory?.release()
         this.#memory = memory
@@ -302,9 +369,9 @@ export class BackEndSession {
     const { index, descriptor, available, used } = addresses
     const ring = this.#ring(index)
     const old = ring.addresses
-    // Only the log may have changed: front-ends send the same addresses to a running ring when a migration begins.
     const same = old?.descriptor === descriptor && old.available === available && old.used === used
-    if (!same) await this.#stop(index)
+    const sameLog = old?.flags === addresses.flags && old.log === addresses.log
+    if (!same || (ring.running?.isLogged && !sameLog)) await this.#stop(index)
     ring.addresses = addresses
     await this.#settle(index)
   }
@@ -312,7 +379,8 @@ export class BackEndSession {
   async #setVringBase (payload: Uint8Array): Promise<undefined> {
     const { index, num } = decodeVringState(payload)
     const ring = this.#ring(index)
-    if (num > 0xffff) throw refused(`base ${num}: a ring's index has 16 bits`)
+    // Without features yet, the ring may become packed.
+    if (num > 0xffff && !isPacked(this.#features ?? this.#device.features)) throw refused(`base ${num}: a ring's index has 16 bits`)
     const startedAt = ring.running?.startedAt
     await this.#stop(index)
     const stands = ring.base
@@ -329,7 +397,7 @@ export class BackEndSession {
     // The kick descriptor is what starts a ring: only the next one does so again.
     closeAll([ring.kick])
     ring.kick = undefined
-    return encodeVringState({ index, num: ring.base })
+    return encodeVringState({ index, num: baseOf(ring, this.#deviceFeatures) })
   }
 
   async #setVringKick (message: Message): Promise<undefined> {
@@ -386,17 +454,25 @@ export class BackEndSession {
     const ring = this.#rings[index]!
     const isEnabled = ring.enabled || (this.#features !== undefined && (this.#features & TransportFeature.PROTOCOL_FEATURES) === 0n)
     if (!isEnabled || !isComplete(ring) || this.#features === undefined || this.#memory === undefined) await this.#stop(index)
-    else if (ring.running === undefined) await this.#start(index, this.#memory, this.#features)
+    else if (ring.running === undefined) await this.#start(index, this.#memory)
   }
 
-  async #start (index: number, memory: GuestMemory, features: bigint): Promise<void> {
+  async #start (index: number, memory: GuestMemory): Promise<void> {
     const ring = this.#rings[index]!
-    memory.retain()
+    const log = this.#isLogging ? this.#log : undefined
+    const inflight = this.#inflight
+    const held = [memory, log, inflight]
+    for (const each of held) each?.retain()
+    const release = (): void => held.forEach((each) => each?.release())
     try {
-      await this.#device.startQueue(index, queueSetup(ring, memory, features & ~TRANSPORT_FEATURES))
-      ring.running = { memory, startedAt: ring.base }
+      const surroundings: RingSurroundings = {
+        memory, features: this.#deviceFeatures, log, inflight: inflight?.record(index, ring.size, (size) => this.#inflightBytes(size))
+      }
+      const setup = queueSetup(ring, surroundings)
+      await this.#device.startQueue(index, setup)
+      ring.running = { startedAt: setup.base, isLogged: log !== undefined, release }
     } catch (error) {
-      memory.release()
+      release()
       signal(ring.error)
       throw new VhostUserError('ERR_VHOST_USER_RING', `ring ${index} cannot start: ${asError(error).message}`, { cause: error })
     }
@@ -406,7 +482,7 @@ export class BackEndSession {
     const ring = this.#rings[index]!
     if (ring.running === undefined) return
     ring.base = await deviceDoes(`stop queue ${index}`, () => this.#device.stopQueue(index))
-    ring.running.memory.release()
+    ring.running.release()
     ring.running = undefined
   }
 
@@ -427,6 +503,74 @@ export class BackEndSession {
     }
   }
 
+  // What is in flight
+
+  #inflightBytes (queueSize: number): number {
+    return this.#device.inflightBytes!(queueSize, this.#deviceFeatures)
+  }
+
+  #getInflightFd (payload: Uint8Array): Reply {
+    const wanted = this.#decodeInflight(payload)
+    const size = wanted.queues * this.#inflightBytes(wanted.queueSize)
+    if (size === 0) return encodeInflight(NO_INFLIGHT, payload.length)
+    return { payload: encodeInflight({ ...wanted, size, offset: 0 }, payload.length), fd: createInflightFile(size) }
+  }
+
+  #setInflightFd (message: Message): undefined {
+    const description = this.#decodeInflight(message.payload)
+    expectDescriptors(message, 1)
+    const needed = description.queues * this.#inflightBytes(description.queueSize)
+    if (description.size < needed) throw refused(`${description.size} bytes for ${description.queues} records: ${needed} are needed`)
+    this.#replaceInflight(new InflightRegion(message.fds[0]!, description))
+  }
+
+  #decodeInflight (payload: Uint8Array): InflightDescription {
+    this.#expectOffered(ProtocolFeature.INFLIGHT_SHMFD)
+    const description = decodeInflight(payload)
+    checkInflight(description, this.#rings.length)
+    return description
+  }
+
+  // Rings that run hold the old one.
+  #replaceInflight (region: InflightRegion | undefined): void {
+    this.#inflight?.release()
+    this.#inflight = region
+  }
+
+  // The log of written pages
+
+  get #isLogging (): boolean {
+    return ((this.#features ?? 0n) & TransportFeature.LOG_ALL) !== 0n
+  }
+
+  async #setLogBase (message: Message): Promise<Uint8Array> {
+    if (!this.#accepted(ProtocolFeature.LOG_SHMFD)) throw refused('LOG_SHMFD was not agreed on')
+    const description = decodeLog(message.payload)
+    expectDescriptors(message, 1)
+    const log = new SharedArea(message.fds[0]!, description, LOG_ALIGNMENT)
+    const replace = (): void => {
+      this.#log?.release()
+      this.#log = log
+    }
+    try {
+      checkLogCovers(log, this.#memory)
+      // Once this is answered nothing is written to the old log any more: the front-end reads it for the last time.
+      if (this.#isLogging) await this.#withRingsStopped(replace)
+      else replace()
+    } catch (error) {
+      log.release()
+      throw error
+    }
+    return encodeU64(0n)
+  }
+
+  // To signal it is left to us, and nobody waits for that: a log is read again and again while a guest migrates.
+  #setLogFd (message: Message): undefined {
+    this.#expectOffered(ProtocolFeature.LOG_SHMFD)
+    decodeNothing(message.payload)
+    expectDescriptors(message, 1)
+  }
+
   // Configuration
 
   #getConfig (payload: Uint8Array): Uint8Array {
@@ -437,11 +581,11 @@ export class BackEndSession {
     return encodeConfig({ ...range, data: space.subarray(range.offset) })
   }
 
-  #setConfig (payload: Uint8Array): undefined {
+  async #setConfig (payload: Uint8Array): Promise<undefined> {
     this.#expectOffered(ProtocolFeature.CONFIG)
     const { offset, size, flags, data } = decodeConfig(payload)
     if (flags > 1) throw refused(`flags ${flags}: 0 and 1 are known`)
-    const isWritten = this.#device.setConfig?.(offset, data, flags === 1) ?? false
+    const isWritten = await this.#device.setConfig?.(offset, data, flags === 1) ?? false
     if (!isWritten) throw refused(`the device did not take ${size} bytes at offset ${offset} of its configuration space`)
   }
 
@@ -467,6 +611,8 @@ export class BackEndSession {
       if (ring.running === undefined) closeAll([ring.kick, ring.call, ring.error])
     }
     this.#memory?.release()
+    this.#log?.release()
+    this.#inflight?.release()
     if (failure !== undefined) return failure
     return await deviceDoes('reset', () => this.#device.reset()).then(() => undefined, asError)
   }
@@ -479,8 +625,23 @@ export class BackEndSession {
 
 const carriesDescriptors: ReadonlySet<number> = new Set([
   FrontEndRequest.SET_MEM_TABLE, FrontEndRequest.ADD_MEM_REG, FrontEndRequest.REM_MEM_REG, FrontEndRequest.SET_VRING_KICK,
-  FrontEndRequest.SET_VRING_CALL, FrontEndRequest.SET_VRING_ERR, FrontEndRequest.SET_BACKEND_REQ_FD
+  FrontEndRequest.SET_VRING_CALL, FrontEndRequest.SET_VRING_ERR, FrontEndRequest.SET_BACKEND_REQ_FD,
+  FrontEndRequest.SET_INFLIGHT_FD, FrontEndRequest.SET_LOG_BASE, FrontEndRequest.SET_LOG_FD
 ])
+
+function backedProtocolFeatures (device: VhostUserDevice): bigint {
+  let features = OFFERED_PROTOCOL_FEATURES
+  if (device.logsDirtyPages !== true) features &= ~ProtocolFeature.LOG_SHMFD
+  if (device.inflightBytes === undefined) features &= ~ProtocolFeature.INFLIGHT_SHMFD
+  return features
+}
+
+// The two requests whose own reply can say that they failed: by "zero length of payload", and by a size of 0.
+function replyOfFailure ({ request, payload }: Message): Uint8Array | undefined {
+  if (request === FrontEndRequest.GET_CONFIG) return NOTHING
+  if (request === FrontEndRequest.GET_INFLIGHT_FD) return encodeInflight(NO_INFLIGHT, payload.length)
+  return undefined
+}
 
 function expectDescriptors ({ fds }: Message, count: number): void {
   if (fds.length !== count) throw refused(`${fds.length} descriptors came along where ${count} belong`)

@@ -8,6 +8,8 @@ import { decodeHeader, encodeMessage, HEADER_BYTES, MESSAGE_FDS_MAX, type Messag
 
 /** A peer that sends without pause must not keep the event loop from everything else. */
 const MESSAGES_PER_TURN = 16
+/** Flag of `recv(2)`: look, and leave it there. */
+const MSG_PEEK = 2
 
 /** How a channel shows what passes. */
 export interface ChannelOptions {
@@ -15,6 +17,8 @@ export interface ChannelOptions {
   readonly nameOf: (request: number) => string
   /** @default nobody looks */
   readonly onMessage?: MessageObserver | undefined
+  /** Told when the peer hangs up while nothing is received or sent. @default nobody looks */
+  readonly onHangUp?: (() => void) | undefined
 }
 
 /**
@@ -27,12 +31,14 @@ export class Channel {
   #wake: (() => void) | undefined
   #closed = false
   #receivedThisTurn = 0
+  #idleWatch: Watch | undefined
 
   /** @param fd a connected unix stream socket, the channel's from now on */
   constructor (fd: number, options: ChannelOptions) {
     this.#fd = fd
     this.#options = options
     setNonBlocking(fd)
+    this.#watchIdle()
   }
 
   get closed (): boolean {
@@ -58,6 +64,7 @@ export class Channel {
       return { ...rest, payload, fds: fds.splice(0) }
     } finally {
       closeAll(fds)
+      this.#watchIdle()
     }
   }
 
@@ -77,6 +84,7 @@ export class Channel {
   close (): void {
     if (this.#closed) return
     this.#closed = true
+    this.#stopIdle()
     this.#wake?.()
     close(this.#fd)
   }
@@ -119,6 +127,7 @@ export class Channel {
   }
 
   #wait (watch: (fd: number, callback: () => void) => Watch): Promise<void> {
+    this.#stopIdle()
     return new Promise((resolve) => {
       const handle = watch(this.#fd, () => this.#wake?.())
       this.#wake = () => {
@@ -127,6 +136,36 @@ export class Channel {
         resolve()
       }
     })
+  }
+
+  // Looked at anew when it calls: what made the socket readable may have been received by now.
+  #watchIdle (): void {
+    const { onHangUp } = this.#options
+    if (onHangUp === undefined || this.#closed || this.#idleWatch !== undefined) return
+    this.#idleWatch = watchReadable(this.#fd, () => {
+      const found = peek(this.#fd)
+      if (found === 'nothing') return
+      // Both stay there, and would call for ever. Bytes are for the next `receive`.
+      this.#stopIdle()
+      if (found === 'end') onHangUp()
+    })
+    this.#idleWatch.unref()
+  }
+
+  #stopIdle (): void {
+    this.#idleWatch?.close()
+    this.#idleWatch = undefined
+  }
+}
+
+function peek (fd: number): 'nothing' | 'bytes' | 'end' {
+  try {
+    const message = receiveMessage(fd, new Uint8Array(1), 0, MSG_PEEK)
+    if (message === undefined) return 'nothing'
+    return message.length === 0 ? 'end' : 'bytes'
+  } catch {
+    // A connection that was reset.
+    return 'end'
   }
 }
 

@@ -1,19 +1,24 @@
-import type { GuestMemory } from '@node-vmm/hostmem'
+import type { GuestMemory, HostSlice } from '@node-vmm/hostmem'
 
 /** Everything that a queue needs to run. Borrowed: it all stays valid until `stopQueue` has ended. */
 export interface QueueSetup {
   /** The guest's memory. Changes never show here: the queue is stopped and started again with another map. */
   readonly memory: GuestMemory
-  /** Descriptors in the ring, 1 to 32768. Whether it is a power of two is for the ring to check. */
+  /** Descriptors in the ring, 1 to 32768. Whether a split ring's is a power of two is for the ring to check. */
   readonly size: number
-  /** Guest address of the descriptor table. */
+  /** Guest address of the descriptor table; packed: of the descriptor ring. */
   readonly descriptorAddress: number
-  /** Guest address of the available ring. */
+  /** Guest address of the available ring; packed: of the driver area. */
   readonly availableAddress: number
-  /** Guest address of the used ring. */
+  /** Guest address of the used ring; packed: of the device area. */
   readonly usedAddress: number
-  /** The next index to take from the available ring, 0 to 65535. */
-  readonly index: number
+  /**
+   * Where to begin, as `stopQueue` gave it or the front-end says, in 32 bits. Split: the next index to take from the
+   * available ring, 0 to 65535. Packed (VIRTIO_F_RING_PACKED among `features`): the next place to take from in bits 0
+   * to 14 and its wrap counter in bit 15, the next place to give back to in bits 16 to 30 and its wrap counter in
+   * bit 31; whether they are in the ring is for the ring to check.
+   */
+  readonly base: number
   /** The virtio features that the guest's driver accepted. */
   readonly features: bigint
   /** Readable after the guest added buffers: an eventfd, a pipe or a socket; non-blocking. */
@@ -22,6 +27,26 @@ export interface QueueSetup {
   readonly callFd?: number
   /** To be written (8 bytes) once, when the ring breaks. */
   readonly errorFd?: number
+  /**
+   * This queue's record of what is in flight, absent when the front-end keeps none: `inflightBytes` or more, zeros when
+   * it is new. What stands there may be of an earlier process that died, and is not to be trusted.
+   */
+  readonly inflight?: HostSlice
+  /** The log of written pages; absent while none is kept. */
+  readonly log?: DirtyLogSetup
+}
+
+/** Where writes to the guest's memory are logged while it is migrated ("Migration"): a bit for each 4096 bytes. */
+export interface DirtyLogSetup {
+  /** Host address of the bitmap, a multiple of 8. Its first bit is for guest address 0. */
+  readonly address: number
+  /** Its bytes: all of the guest's memory is covered. */
+  readonly length: number
+  /**
+   * Log writes to the used ring (packed: to the device area) as if it were at this guest address; absent when they are
+   * not to be logged. A packed ring's descriptors are guest memory as any other, at their own address.
+   */
+  readonly usedAddress?: number
 }
 
 /** A virtio device as a vhost-user session serves it. It knows neither sockets nor messages. */
@@ -30,15 +55,26 @@ export interface VhostUserDevice {
   readonly features: bigint
   /** Queues, 1 to 256. */
   readonly queueCount: number
+  /** Whether its queues mark what they write in `QueueSetup.log`: only then the guest can be migrated. @default false */
+  readonly logsDirtyPages?: boolean
+  /**
+   * Bytes of one queue's record of what is in flight, a multiple of 64. What stands in it is the device's business;
+   * the specification has a layout ("Inflight I/O tracking"). A device without this method keeps no records, and what
+   * is in flight when its process dies may be lost.
+   *
+   * @param queueSize descriptors of the ring, 1 to 32768. @param features those that the guest's driver accepted.
+   * @returns 0 when it keeps none with these features.
+   */
+  inflightBytes? (queueSize: number, features: bigint): number
   /** The configuration space as it is now, up to 256 bytes. What is beyond its end reads as zeros. */
   getConfig (): Uint8Array
   /**
-   * A write to the configuration space. A device without this method refuses all.
+   * A write to the configuration space; queues may be running. A device without this method refuses all.
    *
    * @param live the front-end migrates the guest: read-only fields may be written too.
    * @returns false when the field is not writable, or the value not valid: nothing has changed then.
    */
-  setConfig? (offset: number, data: Uint8Array, live: boolean): boolean
+  setConfig? (offset: number, data: Uint8Array, live: boolean): boolean | Promise<boolean>
   /** The features that the guest's driver accepted: a subset of `features`. No queue runs; may come repeatedly. @throws to refuse them */
   setFeatures (features: bigint): void
   /**
@@ -51,12 +87,16 @@ export interface VhostUserDevice {
    * Stops a running queue: takes no more from the ring, waits for what is in flight, touches nothing afterwards. Works
    * for a queue whose ring broke, too.
    *
-   * @returns the next index to take from the available ring.
+   * @returns where to go on: the same number as `QueueSetup.base`.
    * @throws when what is in flight does not end. The session ends then, and leaves the queue's memory mapped.
    */
   stopQueue (index: number): Promise<number>
   /** Replaces the call descriptor of a running queue. The old one is closed once this has ended. */
   setCall (index: number, fd: number | undefined): void | Promise<void>
-  /** Back to the initial state: the front-end reset the device, or the session is over. All queues are stopped. */
+  /**
+   * Back to the initial state: the front-end reset the device (RESET_DEVICE), or the session is over. All queues are
+   * stopped. Not called for SET_STATUS 0, which QEMU sends when it merely pauses the guest: what the guest has set,
+   * a disk's write cache for one, is still what it expects afterwards.
+   */
   reset (): void | Promise<void>
 }

@@ -37,14 +37,13 @@ export const ProtocolFeature = {
 } as const
 
 /**
- * The protocol features that a back-end session offers.
- *
- * STATUS is not among them: QEMU sets status 0 when it merely pauses a guest, and does not restore what a device
- * reset forgets (a disk's write-back setting, for one).
+ * The protocol features that a back-end session offers at most: LOG_SHMFD only for a device that logs the pages it
+ * writes, INFLIGHT_SHMFD only for one that keeps records of what is in flight.
  */
 export const OFFERED_PROTOCOL_FEATURES: bigint =
-  ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK | ProtocolFeature.BACKEND_REQ | ProtocolFeature.CONFIG |
-  ProtocolFeature.RESET_DEVICE | ProtocolFeature.CONFIGURE_MEM_SLOTS
+  ProtocolFeature.MQ | ProtocolFeature.LOG_SHMFD | ProtocolFeature.REPLY_ACK | ProtocolFeature.BACKEND_REQ |
+  ProtocolFeature.CONFIG | ProtocolFeature.INFLIGHT_SHMFD | ProtocolFeature.RESET_DEVICE |
+  ProtocolFeature.CONFIGURE_MEM_SLOTS | ProtocolFeature.STATUS
 
 /** The names of the protocol features in a mask; a bit without a name is `'bit 40'`. */
 export function protocolFeatureNames (mask: bigint): string[] {

@@ -10,8 +10,9 @@ import {
   type MessageObserver
 } from './message.ts'
 import {
-  CONFIG_BYTES_MAX, decodeConfig, decodeU64, decodeVringState, encodeConfig, encodeMemoryTable, encodeRegion, encodeU64,
-  encodeVringAddress, encodeVringDescriptor, encodeVringState, NOTHING, type RegionDescription, type VringAddress
+  CONFIG_BYTES_MAX, decodeConfig, decodeInflight, decodeU64, decodeVringState, encodeConfig, encodeInflight, encodeLog,
+  encodeMemoryTable, encodeRegion, encodeU64, encodeVringAddress, encodeVringDescriptor, encodeVringState,
+  type InflightDescription, NOTHING, type RegionDescription, type VringAddress
 } from './payload.ts'
 
 /** How a front-end talks. */
@@ -32,15 +33,34 @@ export interface RequestInit {
   readonly fds?: readonly number[]
 }
 
+/** A region for records of what is in flight, and the file that it is in. */
+export interface InflightInit extends InflightDescription {
+  readonly fd: number
+}
+
+/** A log of written pages: a bit for each 4096 bytes of guest memory, from guest address 0. */
+export interface LogInit {
+  /** The file that it is in. */
+  readonly fd: number
+  /** Bytes: all memory that the back-end was given is to be covered. */
+  readonly size: number
+  /** Where in the file, a multiple of 8. @default 0 */
+  readonly offset?: number
+}
+
 /**
  * The front-end's side of a vhost-user connection: one method for each request, sent in the order of the calls, one at
  * a time. What the back-end refuses is thrown (`ERR_VHOST_USER_REFUSED`) once REPLY_ACK is agreed, by
  * `setProtocolFeatures`; before, a request without a reply of its own ends with its sending.
  *
  * Descriptors that are passed stay the caller's, and may be closed when the call has ended. A reply that does not come
- * in time, does not match, or does not come at all closes the connection: it cannot be followed any further.
+ * in time, does not match, or does not come at all closes the connection: it cannot be followed any further. A back-end
+ * that hangs up is noticed at any time: see `closed`. An idle connection does not keep the process alive.
  */
 export class FrontEnd {
+  /** Settles when the connection is over: undefined after `close`, else why, `ERR_VHOST_USER_CLOSED` after a hang-up. Never rejects. */
+  readonly closed: Promise<Error | undefined>
+
   readonly #channel: Channel
   readonly #timeout: number
   readonly #onMessage: MessageObserver | undefined
@@ -49,12 +69,18 @@ export class FrontEnd {
   #backEndChannel: Channel | undefined
   #turn: Promise<unknown> = Promise.resolve()
   #failure: unknown
+  #settle!: (failure: Error | undefined) => void
 
   /** @param fd a connected unix stream socket, the front-end's from now on */
   constructor (fd: number, options: FrontEndOptions = {}) {
     this.#timeout = options.timeout ?? 10_000
     this.#onMessage = options.onMessage
-    this.#channel = new Channel(fd, { nameOf: frontEndRequestName, onMessage: options.onMessage })
+    this.closed = new Promise((resolve) => { this.#settle = resolve })
+    this.#channel = new Channel(fd, {
+      nameOf: frontEndRequestName,
+      onMessage: options.onMessage,
+      onHangUp: () => this.#fail(new VhostUserError('ERR_VHOST_USER_CLOSED', 'the back-end hung up'))
+    })
     this.#signal = options.signal
     if (this.#signal?.aborted === true) this.#onAbort()
     else this.#signal?.addEventListener('abort', this.#onAbort)
@@ -122,6 +148,16 @@ export class FrontEnd {
     await this.tell(FrontEndRequest.RESET_DEVICE)
   }
 
+  /** The device status (virtio 1.2, 2.1), 8 bits. Needs STATUS, as the next one. */
+  async getStatus (): Promise<number> {
+    return Number(await this.#get(FrontEndRequest.GET_STATUS, decodeU64))
+  }
+
+  /** Sets the device status; 0 stops all rings, and forgets them and the features. */
+  async setStatus (status: number): Promise<void> {
+    await this.tell(FrontEndRequest.SET_STATUS, { payload: encodeU64(BigInt(status)) })
+  }
+
   // Memory
 
   /** Replaces the whole memory table, 8 regions at most with most back-ends. */
@@ -143,6 +179,49 @@ export class FrontEnd {
     await this.tell(FrontEndRequest.REM_MEM_REG, { payload: encodeRegion(describe(region)) })
   }
 
+  // In flight, and written
+
+  /**
+   * A region in which the back-end keeps what it has in flight, zeroed, to be kept beyond its end. Needs INFLIGHT_SHMFD,
+   * as the next one.
+   *
+   * @returns the region, its file the caller's to close; undefined when the device keeps none
+   */
+  async getInflightFd (queues: number, queueSize: number): Promise<InflightInit | undefined> {
+    const request = { payload: encodeInflight({ size: 0, offset: 0, queues, queueSize }) }
+    return await this.#inTurn(async () => {
+      const { payload, fds } = await this.#exchange(FrontEndRequest.GET_INFLIGHT_FD, 0, request)
+      try {
+        const description = decodeReply(FrontEndRequest.GET_INFLIGHT_FD, payload, decodeInflight)
+        if (description.size === 0) return undefined
+        if (fds.length !== 1) throw violation(`GET_INFLIGHT_FD was answered with ${fds.length} descriptors`)
+        return { ...description, fd: fds.shift()! }
+      } finally {
+        closeAll(fds)
+      }
+    })
+  }
+
+  /** Gives the region to the back-end, which uses it from the next start of each ring: a new one, or one that died left. */
+  async setInflightFd (inflight: InflightInit): Promise<void> {
+    await this.tell(FrontEndRequest.SET_INFLIGHT_FD, { payload: encodeInflight(inflight), fds: [inflight.fd] })
+  }
+
+  /**
+   * Where the back-end is to log the pages it writes, while `TransportFeature.LOG_ALL` is set; once this has ended it
+   * writes no other log any more. Needs LOG_SHMFD.
+   */
+  async setLogBase ({ fd, size, offset = 0 }: LogInit): Promise<void> {
+    const request = { payload: encodeLog({ size, offset }), fds: [fd] }
+    await this.#inTurn(async () => {
+      const { payload, fds } = await this.#exchange(FrontEndRequest.SET_LOG_BASE, this.#needReply, request)
+      closeAll(fds)
+      // Whatever else it is, is no answer to judge by: some back-ends send nothing, or leave the size in its place.
+      const result = payload.length === 8 ? decodeU64(payload) : 0n
+      if (result !== 0n && result !== BigInt(size)) throw refused('the back-end refused SET_LOG_BASE')
+    })
+  }
+
   // Rings
 
   /** A ring's size: descriptors. */
@@ -155,12 +234,12 @@ export class FrontEnd {
     await this.tell(FrontEndRequest.SET_VRING_ADDR, { payload: encodeVringAddress({ index, ...addresses }) })
   }
 
-  /** The next index that the back-end is to take from the available ring. */
+  /** Where the back-end is to begin: the next index of the available ring, or the four numbers of a packed ring, as `QueueSetup.base`. */
   async setVringBase (index: number, base: number): Promise<void> {
     await this.tell(FrontEndRequest.SET_VRING_BASE, { payload: encodeVringState({ index, num: base }) })
   }
 
-  /** Stops a ring, drained. @returns the next index that the back-end would have taken */
+  /** Stops a ring, drained. @returns where the back-end would have gone on, as in `setVringBase` */
   async getVringBase (index: number): Promise<number> {
     return await this.#get(FrontEndRequest.GET_VRING_BASE, (payload) => {
       const state = decodeVringState(payload)
@@ -254,19 +333,14 @@ export class FrontEnd {
 
   /** Sends a request that has a reply of its own. @returns the reply's payload */
   async ask (request: number, init: RequestInit = {}): Promise<Uint8Array> {
-    return await this.#inTurn(async () => {
-      await this.send(request, 0, init)
-      return await this.#reply(request)
-    })
+    return await this.#inTurn(() => this.#askNow(request, 0, init))
   }
 
   /** Sends a request that has none, and waits for its success where REPLY_ACK is agreed. @throws VhostUserError when it was refused */
   async tell (request: number, init: RequestInit = {}): Promise<void> {
     await this.#inTurn(async () => {
-      const isAcknowledged = (this.#protocolFeatures & ProtocolFeature.REPLY_ACK) !== 0n
-      await this.send(request, isAcknowledged ? FLAG_NEED_REPLY : 0, init)
-      if (!isAcknowledged) return
-      const result = await this.#reply(request)
+      if (this.#needReply === 0) return await this.send(request, 0, init)
+      const result = await this.#askNow(request, this.#needReply, init)
       if (result.length !== 8) throw violation(`${frontEndRequestName(request)} was acknowledged with ${result.length} bytes`)
       if (decodeU64(result) !== 0n) throw refused(`the back-end refused ${frontEndRequestName(request)}`)
     })
@@ -282,16 +356,27 @@ export class FrontEnd {
     return await this.#channel.receive()
   }
 
-  async #reply (request: number): Promise<Uint8Array> {
+  /** The header flag for requests without a reply of their own. */
+  get #needReply (): number {
+    return (this.#protocolFeatures & ProtocolFeature.REPLY_ACK) === 0n ? 0 : FLAG_NEED_REPLY
+  }
+
+  async #askNow (request: number, flags: number, init: RequestInit): Promise<Uint8Array> {
+    const { payload, fds } = await this.#exchange(request, flags, init)
+    closeAll(fds)
+    return payload
+  }
+
+  // The reply's descriptors are the caller's.
+  async #exchange (request: number, flags: number, init: RequestInit): Promise<Message> {
+    await this.send(request, flags, init)
     const name = frontEndRequestName(request)
     const message = await this.#channel.receive()
     if (message === undefined) throw new VhostUserError('ERR_VHOST_USER_CLOSED', `the back-end hung up instead of answering ${name}`)
-    closeAll(message.fds)
     // QEMU and Linux refuse a reply with need_reply set, too.
-    if (!message.isReply || message.needsReply || message.request !== request) {
-      throw violation(`${name} was answered with ${message.isReply ? 'a reply to ' : ''}${frontEndRequestName(message.request)}`)
-    }
-    return message.payload
+    if (message.isReply && !message.needsReply && message.request === request) return message
+    closeAll(message.fds)
+    throw violation(`${name} was answered with ${message.isReply ? 'a reply to ' : ''}${frontEndRequestName(message.request)}`)
   }
 
   // Replies carry no number: each request waits for the one before.
@@ -319,12 +404,7 @@ export class FrontEnd {
   readonly #onAbort = (): void => { this.#fail(this.#signal?.reason) }
 
   async #get<T> (request: number, decode: (payload: Uint8Array) => T, init: RequestInit = {}): Promise<T> {
-    const payload = await this.ask(request, init)
-    try {
-      return decode(payload)
-    } catch (error) {
-      throw this.#fail(violation(`${frontEndRequestName(request)} was answered with ${asError(error).message}`))
-    }
+    return await this.#inTurn(async () => decodeReply(request, await this.#askNow(request, 0, init), decode))
   }
 
   // Closes the connection. The first reason is the one that all who wait hear.
@@ -334,8 +414,17 @@ export class FrontEnd {
       this.#channel.close()
       this.#backEndChannel?.close()
       this.#signal?.removeEventListener('abort', this.#onAbort)
+      this.#settle(reason === undefined ? undefined : asError(reason))
     }
     return asError(this.#failure ?? reason)
+  }
+}
+
+function decodeReply<T> (request: number, payload: Uint8Array, decode: (payload: Uint8Array) => T): T {
+  try {
+    return decode(payload)
+  } catch (error) {
+    throw violation(`${frontEndRequestName(request)} was answered with ${asError(error).message}`)
   }
 }
 

@@ -1,4 +1,4 @@
-import { chmodSync, closeSync, fchmodSync, lstatSync, rmSync } from 'node:fs'
+import { type BigIntStats, chmodSync, closeSync, fchmodSync, lstatSync, unlinkSync } from 'node:fs'
 import {
   accept, bindUnix, connectUnix, errno, isListening, LinuxError, listen as listenOn, setNonBlocking, unixSocket, type Watch,
   watchReadable
@@ -141,12 +141,12 @@ export function listen (options: ListenOptions): Listener {
 class ListeningSocket {
   readonly fd: number
   readonly #path: string | undefined
-  readonly #inode: number | undefined
+  readonly #inode: bigint | undefined
 
   private constructor (fd: number, path?: string) {
     this.fd = fd
     this.#path = path
-    this.#inode = path === undefined ? undefined : lstatSync(path).ino
+    this.#inode = path === undefined ? undefined : status(path)?.ino
   }
 
   static inherit (fd: number): ListeningSocket {
@@ -160,7 +160,7 @@ class ListeningSocket {
       // On Linux the file gets the mode of the socket, less the umask: it is right from its first moment.
       fchmodSync(fd, mode)
       bindOrReplace(fd, path)
-      if ((lstatSync(path).mode & 0o777) !== mode) chmodSync(path, mode)
+      if (Number(status(path)!.mode & 0o777n) !== mode) chmodSync(path, mode)
       listenOn(fd)
       return new ListeningSocket(fd, path)
     } catch (error) {
@@ -173,8 +173,7 @@ class ListeningSocket {
   close (): void {
     closeSync(this.fd)
     if (this.#path === undefined) return
-    const now = lstatSync(this.#path, { throwIfNoEntry: false })
-    if (now?.ino === this.#inode) rmSync(this.#path, { force: true })
+    if (status(this.#path)?.ino === this.#inode) remove(this.#path)
   }
 }
 
@@ -184,13 +183,27 @@ function bindOrReplace (fd: number, path: string): void {
   } catch (error) {
     if (!(error instanceof LinuxError) || error.errno !== errno.EADDRINUSE) throw error
     expectStale(path)
-    rmSync(path, { force: true })
+    remove(path)
     bindUnix(fd, path)
   }
 }
 
+// Bigints, and no rmSync (which looks too): after a plain stat of a socket, Node 20 stops short of following symbolic
+// links to packages (fs.realpathSync takes the last stat for its own), and the program's next `require` may fail.
+function status (path: string): BigIntStats | undefined {
+  return lstatSync(path, { bigint: true, throwIfNoEntry: false })
+}
+
+function remove (path: string): void {
+  try {
+    unlinkSync(path)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+  }
+}
+
 function expectStale (path: string): void {
-  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === false) {
+  if (status(path)?.isSocket() === false) {
     throw new VhostUserError('ERR_VHOST_USER_ADDRESS', `${path} is no socket: it is left as it is. Choose another path, or remove the file.`)
   }
   const probe = unixSocket({ nonBlocking: true })

@@ -13,11 +13,18 @@ export const MEMORY_SLOTS_MAX = 509
 const CONFIG_HEADER_BYTES = 12
 const TABLE_HEADER_BYTES = 8
 const REGION_BYTES = 32
+const LOG_BYTES = 16
+// The fields have 20 bytes; as a C structure, which is what most peers send, they have 24.
+const INFLIGHT_BYTES = 24
+const INFLIGHT_BYTES_PACKED = 20
 const VRING_INDEX_MASK = 0xffn
 const VRING_NO_FD = 0x100n
 
 /** No payload. */
 export const NOTHING = new Uint8Array(0)
+
+/** The flag of a vring address by which writes to the used ring are logged, too (VHOST_VRING_F_LOG). */
+export const VRING_FLAG_LOG = 1
 
 /** "A vring state description": a ring's index, and its size, its base or whether it is enabled. */
 export interface VringState {
@@ -31,7 +38,7 @@ export interface VringAddress {
   readonly descriptor: number
   readonly available: number
   readonly used: number
-  /** VHOST_VRING_F_LOG (1): writes to the used ring are logged too. @default 0 */
+  /** `VRING_FLAG_LOG`, or 0. @default 0 */
   readonly flags?: number
   /** Where in the log the used ring stands, a guest address; meaningless without the flag. @default 0 */
   readonly log?: bigint
@@ -46,6 +53,26 @@ export interface RegionDescription {
   readonly userAddress: number
   /** Where in the passed file it begins ("mmap offset"). */
   readonly offset: number
+}
+
+/** "Log description": where in the passed file the log of written pages is. */
+export interface LogDescription {
+  /** Bytes. */
+  readonly size: number
+  /** Where in the file it begins. */
+  readonly offset: number
+}
+
+/** "Inflight description": where in the passed file the records of what is in flight are, and of which rings. */
+export interface InflightDescription {
+  /** Bytes; 0 in a request for a region, and in an answer that there is none. */
+  readonly size: number
+  /** Where in the file they begin. */
+  readonly offset: number
+  /** How many queues have a record. */
+  readonly queues: number
+  /** Descriptors of the largest ring that a record is for. */
+  readonly queueSize: number
 }
 
 /** "Virtio device config space": a range and, where it goes along, its bytes. */
@@ -164,6 +191,38 @@ export function encodeRegion (region: RegionDescription): Uint8Array {
 /** See `encodeRegion`. */
 export function decodeRegion (payload: Uint8Array): RegionDescription {
   return getRegion(view(payload, 8 + REGION_BYTES), 8)
+}
+
+/** See `LogDescription`. */
+export function encodeLog ({ size, offset }: LogDescription): Uint8Array {
+  const bytes = new Uint8Array(LOG_BYTES)
+  const out = new DataView(bytes.buffer)
+  out.setBigUint64(0, BigInt(size), true)
+  out.setBigUint64(8, BigInt(offset), true)
+  return bytes
+}
+
+/** See `LogDescription`. */
+export function decodeLog (payload: Uint8Array): LogDescription {
+  const from = view(payload, LOG_BYTES)
+  return { size: address(from, 0), offset: address(from, 8) }
+}
+
+/** See `InflightDescription`. @param length bytes of the payload: 24, or 20 for a peer that sent as many */
+export function encodeInflight ({ size, offset, queues, queueSize }: InflightDescription, length: number = INFLIGHT_BYTES): Uint8Array {
+  const bytes = new Uint8Array(length === INFLIGHT_BYTES_PACKED ? INFLIGHT_BYTES_PACKED : INFLIGHT_BYTES)
+  const out = new DataView(bytes.buffer)
+  out.setBigUint64(0, BigInt(size), true)
+  out.setBigUint64(8, BigInt(offset), true)
+  out.setUint16(16, queues, true)
+  out.setUint16(18, queueSize, true)
+  return bytes
+}
+
+/** See `InflightDescription`: 24 bytes, or 20. */
+export function decodeInflight (payload: Uint8Array): InflightDescription {
+  const from = view(payload, payload.length === INFLIGHT_BYTES_PACKED ? INFLIGHT_BYTES_PACKED : INFLIGHT_BYTES)
+  return { size: address(from, 0), offset: address(from, 8), queues: from.getUint16(16, true), queueSize: from.getUint16(18, true) }
 }
 
 /** See `ConfigRange`. */

@@ -8,30 +8,15 @@ import {
   ProtocolFeature, TransportFeature
 } from '../src/index.ts'
 import {
-  connect, counter, Eventfds, GUEST_BASE, guestMappings, guestMemory, openDescriptors, type Pair, RecordingDevice, ringAddresses, USER_BASE
+  connect, counter, Eventfds, GUEST_BASE, guestMemory, mappings, openDescriptors, PACKED, type Pair, RecordingDevice,
+  ringAddresses, startRing, USER_BASE, VERSION_1
 } from './support/session.ts'
 
-const VERSION_1 = 1n << 32n
 const refusal = { code: 'ERR_VHOST_USER_REFUSED' }
 const fds = new Eventfds()
 const ram = guestMemory()
 
-// All that a ring needs to run, REPLY_ACK agreed.
-async function started (pair: Pair, index = 0): Promise<{ kick: number, call: number, error: number }> {
-  const { front } = pair
-  const [kick, call, error] = [fds.make(), fds.make(), fds.make()]
-  await front.setProtocolFeatures(OFFERED_PROTOCOL_FEATURES)
-  await front.setFeatures(VERSION_1 | TransportFeature.PROTOCOL_FEATURES)
-  await front.setMemTable(ram.regions)
-  await front.setVringErr(index, error)
-  await front.setVringCall(index, call)
-  await front.setVringNum(index, 128)
-  await front.setVringAddr(index, ringAddresses(index))
-  await front.setVringBase(index, 5)
-  await front.setVringKick(index, kick)
-  await front.setVringEnable(index, true)
-  return { kick, call, error }
-}
+const started = (pair: Pair, index?: number): ReturnType<typeof startRing> => startRing(pair, ram, fds, index)
 
 async function finish ({ front, session }: Pair): Promise<void> {
   front.close()
@@ -41,7 +26,7 @@ async function finish ({ front, session }: Pair): Promise<void> {
 test('features: the device offers its own, the session adds PROTOCOL_FEATURES, the device sees only what is its', async () => {
   const pair = connect()
   const { front, device } = pair
-  assert.equal(await front.getFeatures(), device.features | 1n << 30n)
+  assert.equal(await front.getFeatures(), device.features | 1n << 26n | 1n << 30n)
   await front.setFeatures(VERSION_1 | 1n << 30n)
   await front.setFeatures(VERSION_1 | 1n << 30n)
   await front.getFeatures()
@@ -54,18 +39,20 @@ test('features and protocol features that were not offered are refused', async (
   const { front, device, problems } = pair
   await front.setProtocolFeatures(ProtocolFeature.REPLY_ACK)
   await assert.rejects(front.setFeatures(1n << 34n), refusal)
-  await assert.rejects(front.setProtocolFeatures(ProtocolFeature.LOG_SHMFD), refusal)
+  await assert.rejects(front.setProtocolFeatures(ProtocolFeature.PAGEFAULT), refusal)
   assert.deepEqual(device.look(), [])
   assert.match(problems[0]!, /SET_FEATURES refused: features 0x400000000 were not offered/)
-  assert.match(problems[1]!, /LOG_SHMFD/)
+  assert.match(problems[1]!, /PAGEFAULT/)
   await finish(pair)
 })
 
 test('protocol features can be restricted, and then are not served', async () => {
-  const pair = connect({ protocolFeatures: ProtocolFeature.CONFIG | ProtocolFeature.REPLY_ACK | ProtocolFeature.STATUS })
+  const pair = connect({ protocolFeatures: ProtocolFeature.CONFIG | ProtocolFeature.REPLY_ACK | ProtocolFeature.PAGEFAULT })
   assert.equal(await pair.front.getProtocolFeatures(), ProtocolFeature.CONFIG | ProtocolFeature.REPLY_ACK)
   await pair.front.setProtocolFeatures(ProtocolFeature.CONFIG | ProtocolFeature.REPLY_ACK)
   await assert.rejects(pair.front.resetDevice(), refusal)
+  await assert.rejects(pair.front.setStatus(0), refusal)
+  assert.equal(await pair.front.getFeatures(), pair.device.features | 1n << 30n, 'no LOG_ALL without LOG_SHMFD')
   await finish(pair)
 })
 
@@ -114,7 +101,7 @@ test('a ring runs once all is known, with guest addresses, and stops at GET_VRIN
   const pair = connect()
   const { front, device } = pair
   const { kick, call, error } = await started(pair)
-  assert.deepEqual(device.look(), ['features 0x100000000', 'start 0 size 128 at 0,1000,2000 index 5'])
+  assert.deepEqual(device.look(), ['features 0x100000000', 'start 0 size 128 at 0,1000,2000 base 5'])
   const queue = device.queues.get(0)!
   assert.equal(queue.features, VERSION_1)
   assert.equal(new Set([queue.kickFd, queue.callFd, queue.errorFd, kick, call, error]).size, 6)
@@ -149,8 +136,8 @@ test('all orders of NUM, ADDR, BASE, CALL, KICK, ENABLE end in the same ring', a
   for (const order of permutations(steps)) {
     for (const step of order) await step()
     await front.getFeatures()
-    const { size, index, callFd } = device.queues.get(0)!
-    assert.deepEqual([size, index], [64, 9])
+    const { size, base, callFd } = device.queues.get(0)!
+    assert.deepEqual([size, base], [64, 9])
     assert.ok(callFd !== undefined || device.look().includes('call 0 replaced'))
     await front.resetDevice()
     await front.setVringCall(0, undefined)
@@ -176,7 +163,7 @@ test('without PROTOCOL_FEATURES acknowledged a ring needs no enabling', async ()
   assert.deepEqual(device.look(), [])
   await front.setFeatures(VERSION_1)
   await front.getFeatures()
-  assert.deepEqual(device.look(), ['features 0x100000000', 'start 0 size 16 at 0,1000,2000 index 0'])
+  assert.deepEqual(device.look(), ['features 0x100000000', 'start 0 size 16 at 0,1000,2000 base 0'])
   await finish(pair)
 })
 
@@ -192,7 +179,7 @@ test('ENABLE 0 keeps all, is drained before the next reply, and ENABLE 1 goes on
   await front.getFeatures()
   assert.deepEqual(device.look(), ['stop 0'])
   await front.setVringEnable(0, true)
-  assert.deepEqual(device.look(), ['start 0 size 128 at 0,1000,2000 index 8'])
+  assert.deepEqual(device.look(), ['start 0 size 128 at 0,1000,2000 base 8'])
   await finish(pair)
 })
 
@@ -200,7 +187,7 @@ test('what changes on a running ring stops it and starts it again', async () => 
   const pair = connect()
   const { front, device } = pair
   await started(pair)
-  const again = ['stop 0', 'start 0 size 128 at 0,1000,2000 index 5']
+  const again = ['stop 0', 'start 0 size 128 at 0,1000,2000 base 5']
   device.look()
   await front.setVringKick(0, fds.make())
   assert.deepEqual(device.look(), again)
@@ -209,9 +196,9 @@ test('what changes on a running ring stops it and starts it again', async () => 
   await front.setVringAddr(0, { ...ringAddresses(), flags: 1, log: 0x1000n })
   assert.deepEqual(device.look(), [], 'the same addresses, for a log')
   await front.setVringAddr(0, ringAddresses(1))
-  assert.deepEqual(device.look(), ['stop 0', 'start 0 size 128 at 4000,5000,6000 index 5'])
+  assert.deepEqual(device.look(), ['stop 0', 'start 0 size 128 at 4000,5000,6000 base 5'])
   await front.setFeatures(VERSION_1 | 1n << 29n | 1n << 30n)
-  assert.deepEqual(device.look(), ['stop 0', 'features 0x120000000', 'start 0 size 128 at 4000,5000,6000 index 5'])
+  assert.deepEqual(device.look(), ['stop 0', 'features 0x120000000', 'start 0 size 128 at 4000,5000,6000 base 5'])
   assert.equal(device.queues.get(0)!.features, VERSION_1 | 1n << 29n)
   await finish(pair)
 })
@@ -223,10 +210,10 @@ test('a running ring keeps its size, and its base once it has taken buffers', as
   await front.setVringNum(0, 128)
   await assert.rejects(front.setVringNum(0, 64), refusal)
   await front.setVringBase(0, 77)
-  assert.equal(device.queues.get(0)!.index, 77, 'nothing was taken yet')
+  assert.equal(device.queues.get(0)!.base, 77, 'nothing was taken yet')
   device.taken = 1
   await assert.rejects(front.setVringBase(0, 5), refusal)
-  assert.equal(device.queues.get(0)!.index, 78)
+  assert.equal(device.queues.get(0)!.base, 78)
   await finish(pair)
 })
 
@@ -285,7 +272,7 @@ test('a ring that cannot start signals its error descriptor, and can be mended',
   assert.equal(counter(errorFd), 1)
   device.refuseStart = false
   await front.setVringAddr(0, ringAddresses())
-  assert.deepEqual(device.look().at(-1), 'start 0 size 128 at 0,1000,2000 index 5')
+  assert.deepEqual(device.look().at(-1), 'start 0 size 128 at 0,1000,2000 base 5')
   await finish(pair)
 })
 
@@ -297,7 +284,7 @@ test('a memory table replaces memory under running rings: stopped, resolved agai
   device.taken = 2
   const before = device.queues.get(0)!.memory
   await front.setMemTable([{ ...ram.regions[0]!, guestAddress: GUEST_BASE + 0x100000 }])
-  assert.deepEqual(device.look(), ['stop 0', 'start 0 size 128 at 100000,101000,102000 index 7'])
+  assert.deepEqual(device.look(), ['stop 0', 'start 0 size 128 at 100000,101000,102000 base 7'])
   assert.throws(() => before.retain(), { code: 'ERR_RELEASED' })
   await finish(pair)
 })
@@ -333,7 +320,7 @@ test('regions are added and removed one by one', async () => {
   assert.deepEqual(device.look(), ['stop 0'])
   assert.equal(counter(error), 1, 'the ring lost its memory')
   await front.addMemReg(ram.regions[0]!)
-  assert.deepEqual(device.look(), ['start 0 size 128 at 0,1000,2000 index 5'])
+  assert.deepEqual(device.look(), ['start 0 size 128 at 0,1000,2000 base 5'])
   await finish(pair)
 })
 
@@ -361,7 +348,82 @@ test('RESET_DEVICE stops all and forgets all but memory, call and error descript
   await front.setVringKick(0, fds.make())
   await front.setVringEnable(0, true)
   const queue = device.queues.get(0)!
-  assert.deepEqual([queue.size, queue.index, queue.callFd !== undefined, queue.errorFd !== undefined], [32, 0, true, true])
+  assert.deepEqual([queue.size, queue.base, queue.callFd !== undefined, queue.errorFd !== undefined], [32, 0, true, true])
+  await finish(pair)
+})
+
+test('status: kept, and 0 stops and forgets all that RESET_DEVICE does, but not what the guest has set in the device', async () => {
+  const pair = connect()
+  const { front, device } = pair
+  assert.equal(await front.getStatus(), 0)
+  await started(pair)
+  await front.setStatus(0xf)
+  assert.equal(await front.getStatus(), 0xf)
+  await assert.rejects(front.setStatus(0x100), refusal)
+  device.look()
+  await front.setStatus(0)
+  assert.deepEqual(device.look(), ['stop 0'], 'no reset: a paused guest finds its write cache as it was')
+  assert.equal(await front.getStatus(), 0)
+  // Features are forgotten, memory and call descriptor are not.
+  await front.setVringNum(0, 32)
+  await front.setVringAddr(0, ringAddresses())
+  await front.setVringKick(0, fds.make())
+  await front.setVringEnable(0, true)
+  assert.deepEqual(device.look(), [])
+  await front.setFeatures(VERSION_1 | 1n << 30n)
+  assert.deepEqual(device.look(), ['features 0x100000000', 'start 0 size 32 at 0,1000,2000 base 0'])
+  assert.notEqual(device.queues.get(0)!.callFd, undefined)
+  await front.setStatus(0xf)
+  await front.resetDevice()
+  assert.equal(await front.getStatus(), 0)
+  await finish(pair)
+})
+
+test('a packed ring: any size, areas of its own sizes, four numbers as its base', async () => {
+  const pair = connect()
+  const { front, device } = pair
+  device.features |= PACKED
+  await front.setProtocolFeatures(OFFERED_PROTOCOL_FEATURES)
+  await front.setMemTable(ram.regions)
+  await front.setVringNum(0, 100)
+  // Driver and device area are the memory's last 8 bytes.
+  const last = USER_BASE + 0xfff8
+  await front.setVringAddr(0, { descriptor: USER_BASE, available: last, used: last + 4 })
+  await front.setVringKick(0, fds.make())
+  await front.setVringEnable(0, true)
+  await front.setFeatures(VERSION_1 | PACKED | 1n << 30n)
+  assert.deepEqual(device.look(), ['features 0x500000000', `start 0 size 100 at 0,fff8,fffc base ${0x80008000}`])
+  device.taken = 3
+  assert.equal(await front.getVringBase(0), 0x80008003)
+  // Before the features are known, too, and above 2^31.
+  await front.setVringBase(0, 0xffe38060)
+  await front.setVringKick(0, fds.make())
+  assert.equal(device.queues.get(0)!.base, 0xffe38060)
+  device.taken = 0
+  assert.equal(await front.getVringBase(0), 0xffe38060)
+  await assert.rejects(front.setVringAddr(0, { descriptor: last, available: last, used: last + 8 }).then(() => front.setVringKick(0, fds.make())), refusal)
+  assert.match(pair.problems.at(-1)!, /descriptor ring of a ring of 100 \(1600 bytes/)
+  await finish(pair)
+})
+
+test('a packed ring\'s base is none for a split ring', async () => {
+  const pair = connect()
+  const { front, device, problems } = pair
+  await front.setProtocolFeatures(OFFERED_PROTOCOL_FEATURES)
+  await assert.rejects(front.setVringBase(0, 0x10000), refusal)
+  device.features |= PACKED
+  await front.setVringBase(0, 0x80008000)
+  assert.equal(await front.getVringBase(0), 0x80008000)
+  await front.setMemTable(ram.regions)
+  await front.setVringNum(0, 128)
+  await front.setVringAddr(0, ringAddresses())
+  await front.setVringKick(0, fds.make())
+  await front.setVringEnable(0, true)
+  await front.setFeatures(VERSION_1 | 1n << 30n)
+  assert.match(problems.at(-1)!, /ring 0 cannot start: base 0x80008000 is one of a packed ring/)
+  await assert.rejects(front.setVringBase(0, 0x10000), refusal)
+  await front.setVringBase(0, 7)
+  assert.deepEqual(device.look().at(-1), 'start 0 size 128 at 0,1000,2000 base 7')
   await finish(pair)
 })
 
@@ -422,7 +484,7 @@ test('close ends the session, drained', async () => {
 })
 
 test('a queue that cannot be stopped ends the session; its memory stays mapped', async () => {
-  const mappings = guestMappings()
+  const before = mappings()
   const pair = connect()
   await started(pair)
   pair.device.onStop = async () => { throw new Error('3 requests do not end') }
@@ -430,7 +492,7 @@ test('a queue that cannot be stopped ends the session; its memory stays mapped',
   const failure = await pair.session.closed
   assert.match(failure!.message, /the device failed to stop queue 0: 3 requests do not end/)
   assert.equal((failure as { code?: string }).code, 'ERR_VHOST_USER_DEVICE')
-  assert.equal(guestMappings(), mappings + 1)
+  assert.equal(mappings(), before + 1)
 })
 
 test('messages can be watched', async () => {
@@ -448,7 +510,7 @@ test('messages can be watched', async () => {
 })
 
 test('a whole session leaves no descriptor and no mapping behind', async () => {
-  const [descriptors, mappings] = [openDescriptors(), guestMappings()]
+  const [descriptors, mapped] = [openDescriptors(), mappings()]
   for (let round = 0; round < 3; round++) {
     const pair = connect()
     await started(pair)
@@ -458,7 +520,7 @@ test('a whole session leaves no descriptor and no mapping behind', async () => {
     fds.close()
   }
   assert.ok(openDescriptors().length <= descriptors.length, openDescriptors().join())
-  assert.equal(guestMappings(), mappings)
+  assert.equal(mappings(), mapped)
 })
 
 test.run()

@@ -12,7 +12,7 @@ test('names are given for a mask, unknown bits by number', () => {
 
 test('nothing is offered that is not served', () => {
   assert.deepEqual(protocolFeatureNames(OFFERED_PROTOCOL_FEATURES),
-    ['MQ', 'REPLY_ACK', 'BACKEND_REQ', 'CONFIG', 'RESET_DEVICE', 'CONFIGURE_MEM_SLOTS'])
+    ['MQ', 'LOG_SHMFD', 'REPLY_ACK', 'BACKEND_REQ', 'CONFIG', 'INFLIGHT_SHMFD', 'RESET_DEVICE', 'CONFIGURE_MEM_SLOTS', 'STATUS'])
 })
 
 test.run()

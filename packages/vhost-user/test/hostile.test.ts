@@ -3,10 +3,13 @@ import assert from 'node:assert/strict'
 import { close, eventfd, memfdCreate, open, O_RDONLY, sendMessage, unixSocketPair } from '@node-vmm/libc'
 import { test } from 'uvu'
 import {
-  BackEndSession, encodeConfig, encodeMemoryTable, encodeMessage, encodeRegion, encodeU64, encodeVringAddress, encodeVringState,
-  FLAG_NEED_REPLY, FLAG_REPLY, FrontEndRequest as Request, hasOwnReply, ProtocolFeature, TransportFeature
+  BackEndSession, encodeConfig, encodeInflight, encodeLog, encodeMemoryTable, encodeMessage, encodeRegion, encodeU64,
+  encodeVringAddress, encodeVringState, FLAG_NEED_REPLY, FLAG_REPLY, FrontEndRequest as Request, hasOwnReply,
+  type InflightDescription, ProtocolFeature, TransportFeature
 } from '../src/index.ts'
-import { connect, guestMappings, guestMemory, openDescriptors, type Pair, RecordingDevice, ringAddresses } from './support/session.ts'
+import {
+  connect, GUEST_BASE, guestMemory, mappings, memoryFile, openDescriptors, type Pair, RecordingDevice, ringAddresses
+} from './support/session.ts'
 
 const O_PATH = 0o10000000
 const ram = guestMemory()
@@ -14,11 +17,19 @@ const fd = eventfd()
 const region = ram.descriptions[0]!
 const memoryFd = ram.regions[0]!.fd
 
+// Records of two rings of 16.
+const INFLIGHT_BYTES = 2 * 320
+const inflightFd = memoryFile(INFLIGHT_BYTES)
+const roomyFd = memoryFile(0x10000)
+
 type Malformed = readonly [what: string, request: number, payload: Uint8Array, fds?: readonly number[]]
 
 const state = (index: number, num: number): Uint8Array => encodeVringState({ index, num })
 const raw = (value: bigint): Uint8Array => encodeU64(value)
 const none = new Uint8Array(0)
+const inflight = (part: Partial<InflightDescription> = {}): Uint8Array =>
+  encodeInflight({ size: INFLIGHT_BYTES, offset: 0, queues: 2, queueSize: 16, ...part })
+const log = (size: number, offset = 0): Uint8Array => encodeLog({ size, offset })
 const table = (count: number): Uint8Array => encodeMemoryTable(Array.from({ length: count }, (_, index) =>
   ({ ...region, guestAddress: index * 0x1000, userAddress: index * 0x1000, size: 0x1000 })))
 
@@ -27,8 +38,27 @@ const refusedRequests: readonly Malformed[] = [
   ['an unknown request with a payload and descriptors', 0xffffffff, new Uint8Array(4096), [fd, fd]],
   ['request 0', 0, none],
   ['a log without LOG_SHMFD', Request.SET_LOG_BASE, new Uint8Array(16), [fd]],
-  ['an in-flight region that was not offered', Request.SET_INFLIGHT_FD, new Uint8Array(24), [fd]],
-  ['a status that was not offered', Request.SET_STATUS, raw(0n)],
+  ['SET_LOG_FD without a descriptor', Request.SET_LOG_FD, none],
+  ['SET_LOG_FD with a payload', Request.SET_LOG_FD, raw(0n), [fd]],
+  ['SET_STATUS of 9 bits', Request.SET_STATUS, raw(0x100n)],
+  ['SET_STATUS too short', Request.SET_STATUS, new Uint8Array(4)],
+  ['an in-flight region without its descriptor', Request.SET_INFLIGHT_FD, inflight()],
+  ['an in-flight region with two', Request.SET_INFLIGHT_FD, inflight(), [inflightFd, inflightFd]],
+  ['an in-flight region too short to be described', Request.SET_INFLIGHT_FD, inflight().subarray(0, 19), [inflightFd]],
+  ['an in-flight region of 21 bytes', Request.SET_INFLIGHT_FD, inflight().subarray(0, 21), [inflightFd]],
+  ['an in-flight region of no queues', Request.SET_INFLIGHT_FD, inflight({ queues: 0 }), [inflightFd]],
+  ['an in-flight region of more queues than there are', Request.SET_INFLIGHT_FD, inflight({ queues: 3 }), [inflightFd]],
+  ['an in-flight region of 65535 queues', Request.SET_INFLIGHT_FD, inflight({ queues: 0xffff, queueSize: 0xffff }), [inflightFd]],
+  ['an in-flight region of rings without descriptors', Request.SET_INFLIGHT_FD, inflight({ queueSize: 0 }), [inflightFd]],
+  ['an in-flight region of rings that are too large', Request.SET_INFLIGHT_FD, inflight({ queueSize: 32769 }), [inflightFd]],
+  ['an in-flight region without bytes', Request.SET_INFLIGHT_FD, inflight({ size: 0 }), [inflightFd]],
+  ['an in-flight region one byte too small', Request.SET_INFLIGHT_FD, inflight({ size: INFLIGHT_BYTES - 1 }), [inflightFd]],
+  ['an in-flight region past the end of its file', Request.SET_INFLIGHT_FD, inflight({ size: INFLIGHT_BYTES + 1 }), [inflightFd]],
+  ['an in-flight region beyond its file', Request.SET_INFLIGHT_FD, inflight({ offset: 0x10000 }), [inflightFd]],
+  ['an in-flight region that is not aligned', Request.SET_INFLIGHT_FD, inflight({ offset: 8 }), [roomyFd]],
+  ['an in-flight region whose end wraps', Request.SET_INFLIGHT_FD, inflight({ offset: Number.MAX_SAFE_INTEGER - 63 }), [inflightFd]],
+  ['an in-flight region beyond any address', Request.SET_INFLIGHT_FD, new Uint8Array(24).fill(255), [inflightFd]],
+  ['an in-flight region in an eventfd', Request.SET_INFLIGHT_FD, inflight(), [fd]],
   ['SET_OWNER with a payload', Request.SET_OWNER, new Uint8Array(4)],
   ['SET_OWNER with a descriptor', Request.SET_OWNER, none, [fd]],
   ['SET_FEATURES too short', Request.SET_FEATURES, new Uint8Array(4)],
@@ -75,7 +105,7 @@ const refusedRequests: readonly Malformed[] = [
 
 for (const [what, request, payload, fds = []] of refusedRequests) {
   test(`refused, and the session goes on: ${what}`, async () => {
-    const before = [openDescriptors(), guestMappings()]
+    const before = [openDescriptors(), mappings()]
     const { front, session, device, problems } = connect()
     await front.setProtocolFeatures(ProtocolFeature.REPLY_ACK)
     await assert.rejects(front.tell(request, { payload, fds }), { code: 'ERR_VHOST_USER_REFUSED' })
@@ -87,7 +117,7 @@ for (const [what, request, payload, fds = []] of refusedRequests) {
     front.close()
     assert.equal(await session.closed, undefined)
     assert.deepEqual(device.look(), ['reset'])
-    assert.deepEqual([openDescriptors(), guestMappings()], before)
+    assert.deepEqual([openDescriptors(), mappings()], before)
   })
 }
 
@@ -101,8 +131,8 @@ const endings: readonly (readonly [what: string, bytes: Uint8Array, fds?: readon
   ['GET_VRING_BASE too short', encodeMessage(Request.GET_VRING_BASE, FLAG_NEED_REPLY, none)],
   ['GET_FEATURES with a payload', encodeMessage(Request.GET_FEATURES, 0, raw(0n))],
   ['GET_FEATURES with a descriptor', encodeMessage(Request.GET_FEATURES, 0, none), [fd]],
-  ['GET_INFLIGHT_FD, which was not offered and has a reply', encodeMessage(Request.GET_INFLIGHT_FD, 0, new Uint8Array(24))],
-  ['GET_STATUS, which was not offered', encodeMessage(Request.GET_STATUS, 0, none)],
+  ['GET_STATUS with a payload', encodeMessage(Request.GET_STATUS, 0, raw(0n))],
+  ['GET_SHMEM_CONFIG, which was not offered and has a reply', encodeMessage(Request.GET_SHMEM_CONFIG, 0, none)],
   ['half a header', encodeMessage(Request.GET_FEATURES, 0, none).subarray(0, 7), [fd]],
   ['half a payload', encodeMessage(Request.SET_VRING_KICK, 0, raw(0n)).subarray(0, 15), [fd]]
 ]
@@ -125,7 +155,7 @@ for (const [what, bytes, fds = []] of endings) {
 
 function startSteps ({ front }: Pair): (() => Promise<void>)[] {
   return [
-    () => front.setProtocolFeatures(ProtocolFeature.REPLY_ACK),
+    () => front.setProtocolFeatures(ProtocolFeature.REPLY_ACK | ProtocolFeature.LOG_SHMFD),
     () => front.setFeatures(1n << 32n | TransportFeature.PROTOCOL_FEATURES),
     () => front.setMemTable(ram.regions),
     ...[0, 1].flatMap((index) => [
@@ -151,8 +181,53 @@ test('GET_CONFIG that cannot be served is answered with nothing, and the session
   assert.equal(await session.closed, undefined)
 })
 
+test('GET_INFLIGHT_FD that cannot be served is answered with a region of no bytes, as long as the request, and the session goes on', async () => {
+  const { front, session, problems } = connect()
+  const wrong = [inflight({ queues: 0 }), inflight({ queues: 3 }), inflight({ queueSize: 0 }), inflight({ queueSize: 40000 }), none, new Uint8Array(24).fill(255)]
+  for (const payload of wrong) assert.deepEqual(await front.ask(Request.GET_INFLIGHT_FD, { payload }), new Uint8Array(24))
+  assert.deepEqual(await front.ask(Request.GET_INFLIGHT_FD, { payload: inflight({ queues: 0 }).subarray(0, 20) }), new Uint8Array(20))
+  assert.equal(problems.length, wrong.length + 1)
+  assert.match(problems[1]!, /GET_INFLIGHT_FD refused: records of 3 queues: the device has 2/)
+  front.close()
+  assert.equal(await session.closed, undefined)
+})
+
+// 64 KiB of memory from GUEST_BASE on.
+const LOG_BYTES = (GUEST_BASE + 0x10000) / 4096 / 8
+const wrongLogs: readonly (readonly [what: string, payload: Uint8Array, bytes: number | undefined])[] = [
+  ['too small for the memory', log(LOG_BYTES - 1), LOG_BYTES],
+  ['without bytes', log(0), LOG_BYTES],
+  ['past the end of its file', log(LOG_BYTES + 1), LOG_BYTES],
+  ['beyond its file', log(LOG_BYTES, 0x10000), LOG_BYTES],
+  ['that is not aligned', log(LOG_BYTES, 4), 2 * LOG_BYTES],
+  ['whose end wraps', log(LOG_BYTES, Number.MAX_SAFE_INTEGER - 7), LOG_BYTES],
+  ['beyond any address', new Uint8Array(16).fill(255), LOG_BYTES],
+  ['described too shortly', new Uint8Array(8), LOG_BYTES],
+  ['without its descriptor', log(LOG_BYTES), undefined]
+]
+
+for (const [what, payload, bytes] of wrongLogs) {
+  test(`a log ${what}: refused where a refusal is heard, and else the end, for the front-end would rely on it`, async () => {
+    const before = [openDescriptors(), mappings()]
+    const fds = bytes === undefined ? [] : [memoryFile(bytes)]
+    for (const accepted of [ProtocolFeature.LOG_SHMFD | ProtocolFeature.REPLY_ACK, ProtocolFeature.LOG_SHMFD]) {
+      const { front, session } = connect()
+      await front.setProtocolFeatures(accepted)
+      await front.setMemTable(ram.regions)
+      if (accepted !== ProtocolFeature.LOG_SHMFD) {
+        await assert.rejects(front.tell(Request.SET_LOG_BASE, { payload, fds }), { code: 'ERR_VHOST_USER_REFUSED' })
+        assert.equal(await front.getQueueNum(), 2)
+      }
+      await assert.rejects(front.ask(Request.SET_LOG_BASE, { payload, fds }), { code: 'ERR_VHOST_USER_CLOSED' })
+      assert.match((await session.closed)!.message, /^SET_LOG_BASE has no answer: (?!undefined)/)
+    }
+    for (const each of fds) close(each)
+    assert.deepEqual([openDescriptors(), mappings()], before)
+  })
+}
+
 test('a hang-up while queues run stops them, at every point of a session', async () => {
-  const before = [openDescriptors(), guestMappings()]
+  const before = [openDescriptors(), mappings()]
   for (let count = 0; count <= 13; count++) {
     const pair = connect()
     const steps = startSteps(pair)
@@ -166,7 +241,7 @@ test('a hang-up while queues run stops them, at every point of a session', async
     assert.equal(pair.device.queues.size, 0)
     assert.equal(pair.device.look().at(-1), 'reset')
   }
-  assert.deepEqual([openDescriptors(), guestMappings()], before)
+  assert.deepEqual([openDescriptors(), mappings()], before)
 })
 
 test('descriptors that are no use for kicks are refused or left to the device, and closed', async () => {
@@ -236,18 +311,19 @@ test('random messages: the session answers or ends, and gives everything back', 
   }
   const payloads = (): Uint8Array => {
     const shapes = [none, raw(BigInt(random(4))), state(random(3), random(3)), state(0, random(70000)), table(random(4)), encodeRegion(region),
-      encodeVringAddress({ index: random(3), ...ringAddresses(random(2)) }), encodeMemoryTable([region]), raw(1n << BigInt(random(64))),
+      encodeVringAddress({ index: random(3), ...ringAddresses(random(2)), flags: random(2), log: BigInt(random(0x50000000)) }),
+      inflight({ queues: random(4), queueSize: 8 * random(4), size: 64 * random(11) }), log(8 * random(4200)), encodeMemoryTable([region]), raw(1n << BigInt(random(64))),
       encodeConfig({ offset: random(300), size: random(20), flags: random(3), data: new Uint8Array(20) }), new Uint8Array(random(200)).fill(random(256))]
     return shapes[random(shapes.length)]!
   }
   const unanswered = Object.values(Request).filter((request) => !hasOwnReply(request))
-  const before = [openDescriptors(), guestMappings()]
+  const before = [openDescriptors(), mappings()]
   let starts = 0
   for (let round = 0; round < 60; round++) {
     const pair = connect()
     if (random(2) === 0) await start(pair)
     for (let count = 0; count < 80; count++) {
-      const fds = Array.from({ length: random(3) }, () => random(2) === 0 ? fd : memoryFd)
+      const fds = Array.from({ length: random(3) }, () => [fd, memoryFd, inflightFd, roomyFd][random(4)]!)
       // What ends a session is rare, so that most messages find one.
       const request = random(40) === 0 ? random(46) : unanswered[random(unanswered.length)]!
       await pair.front.send(request, random(100) === 0 ? FLAG_REPLY : 0, { payload: payloads(), fds }).catch(() => {})
@@ -260,7 +336,7 @@ test('random messages: the session answers or ends, and gives everything back', 
     starts += pair.device.look().filter((line) => line.startsWith('start')).length
   }
   assert.ok(starts > 60, `${starts} starts: the messages do not get deep`)
-  assert.deepEqual([openDescriptors(), guestMappings()], before)
+  assert.deepEqual([openDescriptors(), mappings()], before)
 })
 
 test.run()

@@ -46,7 +46,7 @@ const setFeatures = (features: bigint): Step => ['SET_FEATURES', encodeU64(featu
 const setProtocol = (features: bigint): Step => ['SET_PROTOCOL_FEATURES', encodeU64(features)]
 const getConfig = (size: number): Step => ['GET_CONFIG', encodeConfig({ offset: 0, size, flags: 0, data: new Uint8Array(size) })]
 const memTable: Step = ['SET_MEM_TABLE', table, ram.regions.map(({ fd }) => fd)]
-const started = (index: number, at = 0): string => `start ${index} size 128 at ${['0', '1000', '2000'].map((part) => (index * 0x4000 + parseInt(part, 16)).toString(16)).join()} index ${at}`
+const started = (index: number, at = 0): string => `start ${index} size 128 at ${['0', '1000', '2000'].map((part) => (index * 0x4000 + parseInt(part, 16)).toString(16)).join()} base ${at}`
 
 test('QEMU', async () => {
   const { front, session, device } = connect()

@@ -1,12 +1,15 @@
 import { EventNotifier } from '@node-vmm/event-poll'
-import type { GuestMemory } from '@node-vmm/hostmem'
-import { type Engine, type EngineName, IoQueue } from '@node-vmm/ioq'
+import { type DirtyLog, type GuestMemory, WINDOW_BYTES } from '@node-vmm/hostmem'
+import { type Engine, type EngineName, IoQueue, REQUEST_BUFFERED, REQUEST_DURABLE } from '@node-vmm/ioq'
 import { errno } from '@node-vmm/libc'
-import { CHAIN_DESCRIPTORS_MAX, DescriptorChain, type PopResult, type SplitVring, type VringFault } from '@node-vmm/vring'
+import { CHAIN_DESCRIPTORS_MAX, DescriptorChain, type PopResult, type Virtqueue, type VringFault } from '@node-vmm/vring'
+import type { Disk } from './disk.ts'
 import type { Gate } from './gate.ts'
+import { IN_FLIGHT, RangeRequests } from './ranges.ts'
 import {
-  SECTOR_BYTES, VIRTIO_BLK_HEADER_BYTES, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
-  VIRTIO_BLK_T_BARRIER, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT
+  SECTOR_BYTES, VIRTIO_BLK_HEADER_BYTES, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK,
+  VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_BARRIER, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
+  VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES
 } from './request.ts'
 import { BYTES_READ, BYTES_WRITTEN, ERRORS, INTERRUPTS, KICKS, REQUESTS } from './statistics.ts'
 import type { Tracer } from './trace.ts'
@@ -19,25 +22,15 @@ import type { Tracer } from './trace.ts'
 // - One submission a batch, one look at the guest's wish for an interrupt a batch.
 // - A batch is counted in by the gate before it is popped: whoever drains sees all of it or nothing.
 
-const WINDOW_MASK = 0x3fffffff
+const WINDOW_MASK = WINDOW_BYTES - 1
 /** Sectors are numbers, exact below 2^53: no disk is larger. */
 const SECTOR_HIGH_MAX = 0x1fffff
-
-/** The disk as the requests of all its queues see it. */
-export interface Disk {
-  readonly fd: number
-  readonly readOnly: boolean
-  /** Sectors of 512 bytes. */
-  readonly sectors: number
-  /** What GET_ID answers: 20 bytes, padded with zeros. */
-  readonly id: Uint8Array
-}
 
 /** What a queue works with. */
 export interface BlockQueueInit {
   readonly index: number
   readonly memory: GuestMemory
-  readonly vring: SplitVring
+  readonly vring: Virtqueue
   readonly disk: Disk
   readonly engine: 'auto' | EngineName | Engine
   readonly gate: Gate
@@ -49,6 +42,10 @@ export interface BlockQueueInit {
   /** A batch was cut short: `serve` is to be called again, after other work had its turn. */
   readonly onYield: () => void
   readonly tracer: Tracer | undefined
+  /** Marks what is written to guest memory, for a migration. */
+  readonly log: DirtyLog | undefined
+  /** The driver has no way to flush: every write is stable when it completes, whatever the disk's mode. */
+  readonly alwaysWriteThrough: boolean
 }
 
 /** Serves the requests of one virtqueue. */
@@ -61,7 +58,7 @@ export class BlockQueue {
   /** Set to pop no more: what is in flight is completed. */
   stopping = false
 
-  readonly #vring: SplitVring
+  readonly #vring: Virtqueue
   readonly #chain: DescriptorChain
   readonly #disk: Disk
   readonly #gate: Gate
@@ -73,6 +70,16 @@ export class BlockQueue {
   #submitted = 0
   /** Requests finished that the guest was not shown yet. */
   #finished = 0
+  /** Requests that were in flight and finished since the last count. */
+  #completed = 0
+  readonly #ranges: RangeRequests
+  readonly #alwaysWriteThrough: boolean
+  /** Of an address or an offset, the bits that direct I/O wants to be zero. */
+  readonly #memoryMask: number
+  readonly #offsetMask: number
+  readonly #log: DirtyLog | undefined
+  /** With a log only, by head: guest address and length of each segment that the device may write. */
+  readonly #writable: number[][] = []
 
   // Of each request in flight, by head: where its status byte is, how many bytes it moves, and whether to the guest.
   readonly #statusWindow: DataView[]
@@ -81,7 +88,7 @@ export class BlockQueue {
   readonly #toGuest: Uint8Array
 
   constructor (init: BlockQueueInit) {
-    const { index, memory, vring, disk, engine, gate, counters, call, onFault, onYield, tracer } = init
+    const { index, memory, vring, disk, engine, gate, counters, call, onFault, onYield, tracer, log, alwaysWriteThrough } = init
     this.index = index
     this.call = call
     this.tracer = tracer
@@ -92,6 +99,10 @@ export class BlockQueue {
     this.#counters = counters
     this.#onFault = onFault
     this.#onYield = onYield
+    this.#log = log
+    this.#alwaysWriteThrough = alwaysWriteThrough
+    this.#memoryMask = disk.alignment.memory - 1
+    this.#offsetMask = disk.alignment.offset - 1
     const nowhere = new DataView(new ArrayBuffer(1))
     this.#statusWindow = new Array(vring.size).fill(nowhere)
     this.#statusOffset = new Int32Array(vring.size)
@@ -99,14 +110,16 @@ export class BlockQueue {
     this.#toGuest = new Uint8Array(vring.size)
     this.ioq = new IoQueue({
       fd: disk.fd,
+      ...(disk.bufferedFd !== undefined && { bufferedFd: disk.bufferedFd }),
       depth: vring.size,
       segmentsMax: CHAIN_DESCRIPTORS_MAX,
       engine,
       onComplete: (head, result) => this.#complete(head, result)
     })
+    this.#ranges = new RangeRequests(disk, this.ioq)
   }
 
-  get vring (): SplitVring {
+  get vring (): Virtqueue {
     return this.#vring
   }
 
@@ -122,18 +135,19 @@ export class BlockQueue {
     this.#submitted = 0
     const more = this.#takeIn()
     if (this.#submitted > 0) this.ioq.submit()
-    this.#gate.leave(this.index, this.#submitted)
     this.#interrupt()
+    this.#gate.leave(this.index, this.#submitted)
     if (more) this.#onYield()
   }
 
   /** The I/O queue says that something is complete. */
   onCompletion (): void {
-    const completed = this.ioq.reap()
+    this.#completed = 0
+    this.ioq.reap()
     if (this.ioq.stalled) this.ioq.submit()
-    if (completed === 0) return
+    if (this.#completed === 0) return
     this.#interrupt()
-    this.#gate.complete(this.index, completed)
+    this.#gate.complete(this.index, this.#completed)
     if (this.#vring.moreAvailable()) this.serve()
   }
 
@@ -176,6 +190,7 @@ export class BlockQueue {
       return
     }
     this.#locateStatus(chain)
+    if (this.#log !== undefined) this.#rememberWritable(chain)
 
     const header = this.#header(chain)
     const at = this.#headerOffset
@@ -199,6 +214,15 @@ export class BlockQueue {
         const written = chain.copyToWritable(this.#disk.id, Math.min(VIRTIO_BLK_ID_BYTES, chain.writableBytes - 1))
         return this.#finish(head, VIRTIO_BLK_S_OK, written + 1)
       }
+      case VIRTIO_BLK_T_DISCARD:
+      case VIRTIO_BLK_T_WRITE_ZEROES: {
+        const status = this.#ranges.take(chain, type, this.#isWriteThrough())
+        if (status !== IN_FLIGHT) return this.#finish(head, status, 1)
+        this.#bytes[head] = 0
+        this.#toGuest[head] = 0
+        this.#submitted++
+        return undefined
+      }
       default:
         return this.#finish(head, VIRTIO_BLK_S_UNSUPP, 1)
     }
@@ -209,10 +233,13 @@ export class BlockQueue {
     const { head, memory } = chain
     const last = chain.readableCount + chain.writableCount - 1
     const region = chain.region[last]!
-    const address = chain.guestAddress[last]! + chain.length[last]! - 1
-    this.#statusWindow[head] = memory.window(region, address)
-    this.#statusOffset[head] = (address - memory.starts[region]!) & WINDOW_MASK
+    this.#address[0] = chain.guestAddress[last]! + chain.length[last]! - 1
+    this.#statusWindow[head] = memory.windowAt(region, this.#address, 0)
+    this.#statusOffset[head] = (this.#address[0]! - memory.starts[region]!) & WINDOW_MASK
   }
+
+  /** One address: as an argument it would be an object. */
+  readonly #address = new Float64Array(1)
 
   readonly #scratch = new Uint8Array(VIRTIO_BLK_HEADER_BYTES)
   readonly #scratchView = new DataView(this.#scratch.buffer)
@@ -226,9 +253,8 @@ export class BlockQueue {
       return this.#scratchView
     }
     const region = chain.region[0]!
-    const address = chain.guestAddress[0]!
-    this.#headerOffset = (address - chain.memory.starts[region]!) & WINDOW_MASK
-    return chain.memory.window(region, address)
+    this.#headerOffset = (chain.guestAddress[0]! - chain.memory.starts[region]!) & WINDOW_MASK
+    return chain.memory.windowAt(region, chain.guestAddress, 0)
   }
 
   #transfer (chain: DescriptorChain, sectorLow: number, sectorHigh: number, toGuest: boolean): void {
@@ -250,16 +276,29 @@ export class BlockQueue {
     this.#bytes[head] = bytes
     this.#toGuest[head] = Number(toGuest)
     ioq.offset[head] = sector * SECTOR_BYTES
-    if (toGuest) ioq.read(head, filled)
-    else ioq.write(head, filled)
+    if (this.#misaligned !== 0 || (ioq.offset[head]! & this.#offsetMask) !== 0) ioq.flags[head]! |= REQUEST_BUFFERED
+    if (toGuest) {
+      ioq.read(head, filled)
+    } else {
+      if (this.#isWriteThrough()) ioq.flags[head]! |= REQUEST_DURABLE
+      ioq.write(head, filled)
+    }
     this.#submitted++
   }
+
+  #isWriteThrough (): boolean {
+    return this.#disk.writeThrough || this.#alwaysWriteThrough
+  }
+
+  /** Bits of the last filled iovecs that direct I/O cannot take: then the page cache is the bounce buffer. */
+  #misaligned = 0
 
   /** Writes the iovecs of the chain's `bytes` from segment `first` on, without the first `skip` bytes. @returns how many iovecs */
   #fillSegments (chain: DescriptorChain, first: number, at: number, skip: number, bytes: number): number {
     const { iovecs } = this.ioq
     let filled = 0
     let left = bytes
+    let misaligned = 0
     for (let index = first; left > 0; index++) {
       const length = chain.length[index]!
       if (skip >= length) {
@@ -272,15 +311,19 @@ export class BlockQueue {
       iovecs[at + 1] = address / 0x100000000
       iovecs[at + 2] = here
       iovecs[at + 3] = 0
+      misaligned |= (address & this.#memoryMask) | (here & this.#offsetMask)
       at += 4
       filled++
       left -= here
       skip = 0
     }
+    this.#misaligned = misaligned
     return filled
   }
 
   #complete (head: number, result: number): void {
+    if (this.#ranges.next(head, result)) return this.ioq.submit()
+    this.#completed++
     if (result >= 0) {
       const bytes = this.#bytes[head]!
       const toGuest = this.#toGuest[head] === 1
@@ -294,6 +337,7 @@ export class BlockQueue {
   /** Writes the status and gives the chain back; `written` are the bytes that the guest finds changed, the status with them. */
   #finish (head: number, status: number, written: number, result = 0): void {
     this.#statusWindow[head]!.setUint8(this.#statusOffset[head]!, status)
+    if (this.#log !== undefined) this.#markWritten(this.#log, head)
     this.#vring.push(head, written)
     this.#finished++
     this.#counters[REQUESTS]!++
@@ -309,6 +353,20 @@ export class BlockQueue {
     if (!this.#vring.shouldNotify() || this.call === undefined) return
     this.#counters[INTERRUPTS]!++
     this.call.notify()
+  }
+
+  #rememberWritable (chain: DescriptorChain): void {
+    const ranges: number[] = []
+    for (let index = chain.readableCount; index < chain.readableCount + chain.writableCount; index++) {
+      ranges.push(chain.guestAddress[index]!, chain.length[index]!)
+    }
+    this.#writable[chain.head] = ranges
+  }
+
+  /** After the write: a page that was copied in between is copied again. */
+  #markWritten (log: DirtyLog, head: number): void {
+    const ranges = this.#writable[head]!
+    for (let at = 0; at < ranges.length; at += 2) log.mark(ranges[at]!, ranges[at + 1]!)
   }
 
   #traceProcess (chain: DescriptorChain): void {

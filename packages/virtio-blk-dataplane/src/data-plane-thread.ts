@@ -1,9 +1,9 @@
 import { EventNotifier } from '@node-vmm/event-poll'
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads'
 import { DataPlaneError } from './errors.ts'
-import type { CommandName, Commands, ThreadInit, FromThread, ToThread } from './messages.ts'
+import type { CommandName, Commands, PlainError, ThreadInit, FromThread, ToThread } from './messages.ts'
 import type { TraceEvent } from './trace.ts'
-import type { VringFault } from '@node-vmm/vring'
+import { VringError, type VringErrorCode, type VringFault } from '@node-vmm/vring'
 
 /** What happens in the thread by itself. */
 export interface ThreadEvents {
@@ -32,6 +32,7 @@ export class DataPlaneThread {
   readonly #pending = new Map<number, Pending>()
   readonly #ended: Promise<void>
   #nextId = 0
+  #exiting = false
   #death: DataPlaneError | undefined
 
   constructor (init: Omit<ThreadInit, 'port' | 'wakeFd'>, events: ThreadEvents) {
@@ -48,6 +49,11 @@ export class DataPlaneThread {
     }))
     live.add(this)
     hookExit()
+  }
+
+  /** Why the thread ended by itself; undefined while it did not. */
+  get death (): DataPlaneError | undefined {
+    return this.#death
   }
 
   /** Has the thread do something. @throws what it answers with; DataPlaneError ERR_THREAD when it died */
@@ -70,6 +76,7 @@ export class DataPlaneThread {
 
   /** Tells the thread to end, without waiting: for a process that is about to end. */
   tellToExit (): void {
+    this.#exiting = true
     this.#port.postMessage('exit' satisfies ToThread)
     this.wake.notify()
   }
@@ -77,7 +84,7 @@ export class DataPlaneThread {
   #onMessage (message: FromThread): void {
     switch (message.kind) {
       case 'answer': return this.#take(message.id)?.resolve(message.value)
-      case 'failure': return this.#take(message.id)?.reject(message.error)
+      case 'failure': return this.#take(message.id)?.reject(asError(message.error))
       case 'fault': return this.#events.onFault(message.queue, message.fault)
       case 'trace': return this.#events.onTrace(message.event)
     }
@@ -90,6 +97,7 @@ export class DataPlaneThread {
   }
 
   #onDeath (cause: Error): void {
+    if (this.#death !== undefined) return
     this.#death = new DataPlaneError('ERR_THREAD', `the data-plane thread died: ${cause.message}`)
     this.#death.cause = cause
     for (const { reject } of this.#pending.values()) reject(this.#death)
@@ -98,9 +106,16 @@ export class DataPlaneThread {
   }
 
   #onEnd (): void {
+    if (!this.#exiting) this.#onDeath(new Error('it ended without being told to'))
     live.delete(this)
     this.#port.close()
   }
+}
+
+/** The error of the other thread, of its class where callers may want to know it. */
+function asError ({ name, message, code }: PlainError): Error {
+  if (name === VringError.name) return new VringError(code as VringErrorCode, message)
+  return Object.assign(new Error(message), { name, code })
 }
 
 function workerEntry (): URL {

@@ -1,53 +1,19 @@
-import type { GuestMemory } from '@node-vmm/hostmem'
-import type { SplitVringInit, VirtqueueState, VringFault } from '@node-vmm/vring'
 import { EventNotifier } from '@node-vmm/event-poll'
-import type { Disk } from './block-queue.ts'
+import type { GuestMemory } from '@node-vmm/hostmem'
+import type { VirtqueueState } from '@node-vmm/vring'
+import { fdatasync } from 'node:fs'
+import { promisify } from 'node:util'
 import { blockConfig, blockFeatures, type BlockGeometry } from './block-config.ts'
 import { DataPlaneThread } from './data-plane-thread.ts'
-import { type EngineChoice, type EngineReport, probeEngine } from './engine.ts'
+import type { Disk } from './disk.ts'
+import { type EngineReport, probeEngine } from './engine.ts'
 import { DataPlaneError } from './errors.ts'
 import { type Drainable, Gate, type WaitOptions } from './gate.ts'
-import { Image, type ImageOptions } from './image.ts'
+import { Image } from './image.ts'
+import { checkOptions, type DataPlaneOptions, type QueueSetup } from './options.ts'
 import { SECTOR_BYTES, VIRTIO_BLK_ID_BYTES } from './request.ts'
 import { type QueueStatistics, StatisticsTable } from './statistics.ts'
 import type { Tracer } from './trace.ts'
-
-/** The most queues of one disk. */
-export const QUEUES_MAX = 256
-
-/** A disk and how to serve it. */
-export interface DataPlaneOptions extends ImageOptions {
-  /** Queues that the guest may use, 1 to 256. @default 1 */
-  readonly queues?: number
-  /** How the kernel is asked for disk I/O. @default 'auto' */
-  readonly engine?: EngineChoice
-  /** What the guest reads as the disk's serial number: up to 20 bytes. @default '' */
-  readonly serial?: string
-  /** Processors to pin the data-plane thread to. @default those of the thread that starts it */
-  readonly cpus?: readonly number[]
-  /** The device passes SCSI commands through. A data plane cannot: it is refused. @default false */
-  readonly scsi?: boolean
-  /** False makes a data plane that does nothing, for hosts without the kernel features: every call succeeds. @default true */
-  readonly dataPlane?: boolean
-  /** Receives the trace events; `setTracer` changes it later. @default none, which costs a branch an event */
-  readonly tracer?: Tracer
-  /** A guest broke its ring: the queue stops there until it is stopped and started again. @default none */
-  readonly onFault?: (queue: number, fault: VringFault) => void
-  /** The data-plane thread died, which is a fault of this software: no request is served any more. @default none */
-  readonly onDeath?: (error: DataPlaneError) => void
-}
-
-/** A queue to serve: its ring, and how the guest and the device wake each other. */
-export interface QueueSetup extends SplitVringInit {
-  /** Guest memory. Held until the queue is stopped. */
-  readonly memory: GuestMemory
-  /** An eventfd (or pipe) that the guest's kicks make readable. The caller's to close, after the queue is stopped. */
-  readonly kickFd: number
-  /** An eventfd (or pipe) that interrupts the guest. @default none: the guest polls */
-  readonly callFd?: number | undefined
-  /** An eventfd that is notified once when the ring breaks. @default none */
-  readonly errorFd?: number | undefined
-}
 
 /** `created`: no queue was started yet. `running`, `paused`: queues are served, or kept from it. `stopped`, `closed`. */
 export type DataPlaneState = 'created' | 'running' | 'paused' | 'stopped' | 'closed'
@@ -67,12 +33,12 @@ interface RunningQueue {
 export class DataPlane implements Drainable {
   readonly #image: Image | undefined
   readonly #options: DataPlaneOptions
-  readonly #geometry: BlockGeometry
   readonly #gate: Gate
   readonly #statistics: StatisticsTable
   readonly #running = new Map<number, RunningQueue>()
+  readonly #threads = new Map<number, DataPlaneThread>()
+  #geometry: BlockGeometry
   #tracer: Tracer | undefined
-  #thread: DataPlaneThread | undefined
   #state: DataPlaneState = 'created'
   // Starts, stops and closes run one after the other, whatever the caller awaits.
   #order: Promise<unknown> = Promise.resolve()
@@ -84,7 +50,7 @@ export class DataPlane implements Drainable {
   readonly engine: EngineReport
 
   private constructor (image: Image | undefined, options: DataPlaneOptions) {
-    const { queues = 1, readOnly = false } = options
+    const { queues = 1, readOnly = false, writeThrough = false, discardSegments = 1, packed = false, inOrder = false } = options
     this.#image = image
     this.engine = image === undefined ? { name: 'none', rejected: [] } : probeEngine(options.engine, image.fd)
     this.#options = options
@@ -93,9 +59,14 @@ export class DataPlane implements Drainable {
       sectors: image === undefined ? 0 : image.size / SECTOR_BYTES,
       readOnly,
       blockSize: image?.blockSize ?? SECTOR_BYTES,
-      queues
+      physicalBlockSize: image?.physicalBlockSize ?? SECTOR_BYTES,
+      queues,
+      writeback: !writeThrough,
+      discardSegments,
+      packed,
+      inOrder
     }
-    this.#gate = Gate.create(queues, () => this.#thread?.wake.notify())
+    this.#gate = Gate.create(queues, () => { for (const thread of this.#threads.values()) thread.wake.notify() })
     this.#statistics = new StatisticsTable(queues)
   }
 
@@ -106,15 +77,8 @@ export class DataPlane implements Drainable {
    * image cannot be opened
    */
   static create (options: DataPlaneOptions): DataPlane {
-    const { queues = 1, serial = '', scsi = false, dataPlane = true } = options
-    if (!Number.isInteger(queues) || queues < 1 || queues > QUEUES_MAX) {
-      throw new DataPlaneError('ERR_OPTION', `a disk has 1 to ${QUEUES_MAX} queues: not ${queues}`)
-    }
-    if (Buffer.byteLength(serial) > VIRTIO_BLK_ID_BYTES) {
-      throw new DataPlaneError('ERR_OPTION', `a serial number has up to ${VIRTIO_BLK_ID_BYTES} bytes: ${JSON.stringify(serial)} has ${Buffer.byteLength(serial)}`)
-    }
-    if (!dataPlane) return new DataPlane(undefined, options)
-    if (scsi) throw new DataPlaneError('ERR_SCSI', 'a data plane cannot pass SCSI commands through: switch SCSI passthrough off, or the data plane')
+    if (options.dataPlane === false) return new DataPlane(undefined, { ...options, scsi: false })
+    checkOptions(options)
     const image = Image.open(options)
     try {
       return new DataPlane(image, options)
@@ -135,6 +99,11 @@ export class DataPlane implements Drainable {
 
   get queues (): number {
     return this.#geometry.queues
+  }
+
+  /** Whether every write is stable when it completes. */
+  get writeThrough (): boolean {
+    return !this.#geometry.writeback
   }
 
   /** The feature bits to offer to the guest: virtio 1.2, 5.2.3 and 6. */
@@ -170,6 +139,7 @@ export class DataPlane implements Drainable {
    */
   start (queues: readonly QueueSetup[]): Promise<void> {
     return this.#inOrder(async () => {
+      for (const { death } of this.#threads.values()) if (death !== undefined) throw death
       if (this.#running.size > 0) return
       try {
         for (const [index, queue] of queues.entries()) await this.#startQueue(index, queue)
@@ -198,8 +168,9 @@ export class DataPlane implements Drainable {
   /** Interrupts the guest by another descriptor from now on, or not at all. The old one is no longer used when this resolves. */
   setCall (queue: number, callFd: number | undefined): Promise<void> {
     return this.#inOrder(async () => {
+      if (this.#image === undefined) return
       this.#checkRunning(queue)
-      await this.#thread!.command('setCall', { index: queue, callFd })
+      await this.#threadOf(queue).command('setCall', { index: queue, callFd })
     })
   }
 
@@ -207,8 +178,49 @@ export class DataPlane implements Drainable {
   setTracer (tracer: Tracer | undefined): Promise<void> {
     return this.#inOrder(async () => {
       this.#tracer = tracer
-      await this.#thread?.command('setTrace', tracer !== undefined)
+      await this.#tellAll((thread) => thread.command('setTrace', tracer !== undefined))
     })
+  }
+
+  /**
+   * Cuts or extends the image, or takes over the size that it has by now, while queues run. Requests beyond the new end
+   * fail from then on; the guest is told by whoever connects it.
+   *
+   * @param bytes the new size, a multiple of 512. @default what the file or device has
+   * @throws DataPlaneError for a size that is no disk's, or another size for a device; LinuxError
+   */
+  resize (bytes?: number): Promise<void> {
+    return this.#inOrder(async () => {
+      const image = this.#image
+      if (image === undefined) return
+      const cuts = bytes !== undefined && bytes < image.size
+      if (bytes === undefined) image.refresh()
+      else if (!cuts) image.resize(bytes)
+      await this.#change({ sectors: (cuts ? bytes : image.size) / SECTOR_BYTES })
+      // No request may be beyond the end when the end comes nearer.
+      if (cuts) {
+        await this.drain()
+        image.resize(bytes)
+      }
+    })
+  }
+
+  /** Has every write stable when it completes, or (false) only at a flush. What was written before is stable when this resolves. @throws LinuxError */
+  setWriteThrough (writeThrough: boolean): Promise<void> {
+    return this.#inOrder(async () => {
+      await this.#change({ writeback: !writeThrough })
+      if (writeThrough && this.#image !== undefined) await promisify(fdatasync)(this.#image.fd)
+    })
+  }
+
+  async #change (change: Partial<BlockGeometry>): Promise<void> {
+    this.#geometry = { ...this.#geometry, ...change }
+    const { sectors, writeback } = this.#geometry
+    await this.#tellAll((thread) => thread.command('setDisk', { sectors, writeThrough: !writeback }))
+  }
+
+  async #tellAll (command: (thread: DataPlaneThread) => Promise<unknown>): Promise<void> {
+    await Promise.all([...this.#threads.values()].map(command))
   }
 
   drain (options: WaitOptions = {}): Promise<void> {
@@ -225,19 +237,19 @@ export class DataPlane implements Drainable {
    *
    * @throws as `drain`: it is not paused then
    */
-  async pause (options: WaitOptions = {}): Promise<void> {
-    this.#checkOpen()
-    if (this.#state === 'paused' || this.#image === undefined) return
-    if (this.#state !== 'running') throw new DataPlaneError('ERR_STATE', `nothing is served: a data plane that is ${this.#state} cannot pause`)
-    this.#state = 'paused'
-    this.#gate.hold()
-    try {
-      await this.#gate.settle(options)
-    } catch (error) {
-      this.#state = 'running'
-      this.#gate.letGo()
-      throw error
-    }
+  pause (options: WaitOptions = {}): Promise<void> {
+    return this.#inOrder(async () => {
+      if (this.#state === 'paused' || this.#image === undefined) return
+      if (this.#state !== 'running') throw new DataPlaneError('ERR_STATE', `nothing is served: a data plane that is ${this.#state} cannot pause`)
+      this.#gate.hold()
+      try {
+        await this.#gate.settle(options)
+        this.#state = 'paused'
+      } catch (error) {
+        this.#gate.letGo()
+        throw error
+      }
+    })
   }
 
   /** Serves on after a pause. No effect when not paused. */
@@ -253,7 +265,10 @@ export class DataPlane implements Drainable {
     return this.#order = this.#order.catch(() => {}).then(async () => {
       if (this.#state === 'closed') return
       // After the thread's death nothing can be completed: its guest memory stays mapped, the kernel may still write it.
-      await this.#stopAll().catch((error) => { if (error.code !== 'ERR_THREAD') throw error })
+      await this.#stopAll().catch(async (error) => {
+        if (error.code !== 'ERR_THREAD') throw error
+        await this.#tellAll((thread) => thread.exit())
+      })
       this.#image?.close()
       this.#state = 'closed'
     }) as Promise<void>
@@ -265,7 +280,7 @@ export class DataPlane implements Drainable {
 
   /** What another thread of this process needs to drain: see `attachDrain`. Valid while queues are served. */
   drainHandle (): DrainHandle {
-    return { gate: this.#gate.state, wakeFd: this.#thread?.wake.fd }
+    return { gate: this.#gate.state, wakeFds: [...this.#threads.values()].map(({ wake }) => wake.fd) }
   }
 
   #inOrder<Result> (step: () => Promise<Result>): Promise<Result> {
@@ -281,11 +296,11 @@ export class DataPlane implements Drainable {
     if (this.#image === undefined) return
     this.#checkQueue(index)
     if (this.#running.has(index)) throw new DataPlaneError('ERR_STATE', `queue ${index} is served already: stop it first`)
-    const { memory, kickFd, callFd, errorFd, ...ring } = queue
-    this.#thread ??= this.#startThread(this.#image)
+    const { memory, kickFd, callFd, errorFd, inflight, log, ...ring } = queue
+    const thread = this.#startThread(index, this.#image)
     memory.retain()
     try {
-      const engine = await this.#thread.command('startQueue', { index, memory: memory.toData(), ring, kickFd, callFd, errorFd })
+      const engine = await thread.command('startQueue', { index, memory: memory.toData(), ring, kickFd, callFd, errorFd, inflight, log })
       this.#running.set(index, { memory, engine })
       if (this.#state !== 'paused') this.#state = 'running'
     } catch (error) {
@@ -294,26 +309,62 @@ export class DataPlane implements Drainable {
     }
   }
 
-  // The thread begins with its first queue, so that it inherits the processors of who starts it.
-  #startThread (image: Image): DataPlaneThread {
-    const { engine = 'auto', cpus, serial = '', onFault, onDeath } = this.#options
-    const id = new Uint8Array(VIRTIO_BLK_ID_BYTES)
-    id.set(Buffer.from(serial))
-    const disk: Disk = { fd: image.fd, readOnly: image.readOnly, sectors: this.#geometry.sectors, id }
+  #threadIndex (queue: number): number {
+    const { queueThreads = [], threads = 1 } = this.#options
+    return queueThreads[queue] ?? queue % threads
+  }
+
+  #threadOf (queue: number): DataPlaneThread {
+    return this.#threads.get(this.#threadIndex(queue))!
+  }
+
+  // A thread begins with its first queue, so that it inherits the processors of who starts it.
+  #startThread (queue: number, image: Image): DataPlaneThread {
+    const index = this.#threadIndex(queue)
+    const running = this.#threads.get(index)
+    if (running !== undefined) return running
+    const { engine = 'auto', cpus = [], onFault, onDeath } = this.#options
+    if (this.#threads.size === 0) this.#tracer?.({ name: 'virtio_blk_data_plane_start', queues: this.queues })
     const thread = new DataPlaneThread({
-      gate: this.#gate.state, statistics: this.#statistics.state, disk, engine, cpus, trace: this.#tracer !== undefined
+      gate: this.#gate.state,
+      statistics: this.#statistics.state,
+      disk: this.#disk(image),
+      engine,
+      cpus: cpus[index],
+      trace: this.#tracer !== undefined
     }, {
-      onFault: (queue, fault) => onFault?.(queue, fault),
+      onFault: (faulty, fault) => onFault?.(faulty, fault),
       onTrace: (event) => this.#tracer?.(event),
-      onDeath: (error) => onDeath?.(error)
+      onDeath: (error) => {
+        if (this.#running.size > 0) this.#gate.abandon()
+        onDeath?.(error)
+      }
     })
-    this.#tracer?.({ name: 'virtio_blk_data_plane_start', queues: this.#geometry.queues })
+    this.#threads.set(index, thread)
     return thread
   }
 
+  #disk (image: Image): Disk {
+    const { serial = '' } = this.#options
+    const { sectors, writeback, discardSegments } = this.#geometry
+    const id = new Uint8Array(VIRTIO_BLK_ID_BYTES)
+    id.set(Buffer.from(serial))
+    return {
+      fd: image.fd,
+      bufferedFd: image.bufferedFd,
+      alignment: image.alignment,
+      readOnly: image.readOnly,
+      id,
+      discardSegments,
+      sectors,
+      writeThrough: !writeback
+    }
+  }
+
   async #stopQueue (index: number): Promise<VirtqueueState> {
+    if (this.#image === undefined) return { availableIndex: 0, usedIndex: 0 }
     const { memory } = this.#checkRunning(index)
-    const state = await this.#thread!.command('stopQueue', index)
+    const state = await this.#threadOf(index).command('stopQueue', index)
     this.#running.delete(index)
     memory.release()
     return state
@@ -322,9 +373,9 @@ export class DataPlane implements Drainable {
   async #stopAll (): Promise<Map<number, VirtqueueState>> {
     const states = new Map<number, VirtqueueState>()
     for (const index of [...this.#running.keys()]) states.set(index, await this.#stopQueue(index))
-    if (this.#thread !== undefined) {
-      await this.#thread.exit()
-      this.#thread = undefined
+    if (this.#threads.size > 0) {
+      await this.#tellAll((thread) => thread.exit())
+      this.#threads.clear()
       this.#tracer?.({ name: 'virtio_blk_data_plane_stop' })
     }
     if (this.#state === 'paused') this.#gate.letGo()
@@ -353,11 +404,11 @@ export class DataPlane implements Drainable {
 /** What another thread of the process needs to drain a data plane: plain data. */
 export interface DrainHandle {
   readonly gate: SharedArrayBuffer
-  readonly wakeFd: number | undefined
+  readonly wakeFds: readonly number[]
 }
 
 /** A data plane's drain in another thread of its process, from its `drainHandle()`. */
-export function attachDrain ({ gate, wakeFd }: DrainHandle): Drainable {
-  const wake = wakeFd === undefined ? undefined : EventNotifier.fromFd(wakeFd)
-  return Gate.attach(gate, () => wake?.notify())
+export function attachDrain ({ gate, wakeFds }: DrainHandle): Drainable {
+  const wakes = wakeFds.map((fd) => EventNotifier.fromFd(fd))
+  return Gate.attach(gate, () => { for (const wake of wakes) wake.notify() })
 }

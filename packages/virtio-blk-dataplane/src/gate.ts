@@ -1,4 +1,4 @@
-import { DrainTimeoutError } from './errors.ts'
+import { DataPlaneError, DrainTimeoutError } from './errors.ts'
 import { Condition, Mutex } from './sync.ts'
 
 // 32-bit words of the shared state; the requests in flight of queue n are at IN_FLIGHT + n.
@@ -6,7 +6,8 @@ const MUTEX = 0
 const DRAINED = 1
 const HOLDS = 2
 const TOTAL = 3
-const IN_FLIGHT = 4
+const ABANDONED = 4
+const IN_FLIGHT = 5
 
 /** How long to wait, and how to give up. */
 export interface WaitOptions {
@@ -22,10 +23,11 @@ export interface Drainable {
    * Waits until every request that was taken in so far is complete. New ones wait in their rings meanwhile, so that
    * this ends even if the guest never stops sending.
    *
-   * @throws DrainTimeoutError when the time is over: the requests go on; or the signal's reason
+   * @throws DrainTimeoutError when the time is over: the requests go on; the signal's reason; DataPlaneError ERR_THREAD
+   * when the data-plane thread died
    */
   drain (options?: WaitOptions): Promise<void>
-  /** The same, blocking the calling thread. @throws DrainTimeoutError */
+  /** The same, blocking the calling thread. @throws DrainTimeoutError, or DataPlaneError ERR_THREAD */
   drainSync (options?: Pick<WaitOptions, 'timeout'>): void
 }
 
@@ -113,6 +115,14 @@ export class Gate implements Drainable {
     if (open) this.#onOpen()
   }
 
+  /** The data-plane thread dies: nothing that is in flight will be completed, and nobody shall wait for it. */
+  abandon (): void {
+    this.#mutex.lock()
+    this.#words[ABANDONED] = 1
+    this.#drained.broadcast()
+    this.#mutex.unlock()
+  }
+
   async drain (options: WaitOptions = {}): Promise<void> {
     this.hold()
     try {
@@ -127,25 +137,33 @@ export class Gate implements Drainable {
     this.hold()
     this.#mutex.lock()
     try {
-      while (this.#words[TOTAL] !== 0) this.#drained.wait(this.#mutex, this.#timeLeft(end, timeout))
+      while (!this.#isSettled()) this.#drained.wait(this.#mutex, this.#timeLeft(end, timeout))
     } finally {
       this.#mutex.unlock()
       this.letGo()
     }
   }
 
-  /** Waits until nothing is in flight; with a hold, that stays so. @throws DrainTimeoutError, or the signal's reason */
+  /** Waits until nothing is in flight; with a hold, that stays so. @throws as `drain` */
   async settle ({ timeout = Infinity, signal }: WaitOptions = {}): Promise<void> {
     const end = Date.now() + timeout
-    this.#mutex.lock()
-    try {
-      while (this.#words[TOTAL] !== 0) {
+    for (;;) {
+      let woken: Promise<void>
+      this.#mutex.lock()
+      try {
+        if (this.#isSettled()) return
         signal?.throwIfAborted()
-        await this.#drained.waitAsync(this.#mutex, this.#timeLeft(end, timeout), signal)
+        woken = this.#drained.waitAsync(this.#timeLeft(end, timeout), signal)
+      } finally {
+        this.#mutex.unlock()
       }
-    } finally {
-      this.#mutex.unlock()
+      await woken
     }
+  }
+
+  #isSettled (): boolean {
+    if (this.#words[ABANDONED] === 1) throw new DataPlaneError('ERR_THREAD', 'the data-plane thread died: what was in flight will not be completed')
+    return this.#words[TOTAL] === 0
   }
 
   #timeLeft (end: number, timeout: number): number {

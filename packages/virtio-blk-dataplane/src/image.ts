@@ -1,7 +1,8 @@
 import {
-  close, F_RDLCK, fileStatus, LinuxError, lockConflicts, O_DIRECT, O_RDONLY, O_RDWR, open, setLock
+  close, F_RDLCK, F_WRLCK, fileStatus, type FileStatus, ftruncate, LinuxError, lockConflicts, O_DIRECT, O_EXCL, O_RDONLY,
+  O_RDWR, open, setLock
 } from '@node-vmm/libc'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { DataPlaneError } from './errors.ts'
 import { SECTOR_BYTES } from './request.ts'
 
@@ -29,20 +30,34 @@ const RESIZE = 3
 export class Image {
   readonly path: string
   readonly fd: number
+  /** A second descriptor without O_DIRECT, for what direct I/O cannot take; undefined where `fd` is not direct. */
+  readonly bufferedFd: number | undefined
   readonly readOnly: boolean
-  readonly direct: boolean
-  /** Bytes, a multiple of the sector's. */
-  readonly size: number
-  /** Bytes of a block: what requests should be multiples of. */
+  /** What direct I/O asks for, in bytes; 1 where it is not used. */
+  readonly alignment: Alignment
+  readonly isDevice: boolean
+  /** Bytes of a logical block: what a guest's requests are multiples of. */
   readonly blockSize: number
+  /** Bytes that are best read and written as a whole. */
+  readonly physicalBlockSize: number
+  #size: number
 
-  private constructor (fd: number, { path, readOnly = false, direct = false }: ImageOptions, size: number) {
+  private constructor (fd: number, bufferedFd: number | undefined, { path, readOnly = false }: ImageOptions) {
     this.path = path
     this.fd = fd
+    this.bufferedFd = bufferedFd
     this.readOnly = readOnly
-    this.direct = direct
-    this.size = size
-    this.blockSize = SECTOR_BYTES
+    const status = fileStatus(fd)
+    const { direct } = status
+    this.isDevice = status.kind === 'block device'
+    this.blockSize = this.isDevice ? deviceLimit(status, 'logical_block_size') : SECTOR_BYTES
+    // A file is written in pages of the cache, whatever its disk does.
+    this.physicalBlockSize = this.isDevice ? deviceLimit(status, 'physical_block_size') : 4096
+    this.alignment = bufferedFd === undefined
+      ? { memory: 1, offset: 1 }
+      // Where the kernel does not say (before Linux 6.1), a page suits every disk.
+      : { memory: direct?.memoryAlignment ?? 4096, offset: direct?.offsetAlignment ?? 4096 }
+    this.#size = imageSize(fd, path)
   }
 
   /** @throws DataPlaneError, or LinuxError when the file cannot be opened */
@@ -52,21 +67,53 @@ export class Image {
       throw new DataPlaneError('ERR_FORMAT', `${path} is to be served as ${format}, but the data plane serves raw images only. ` +
         `Convert it: qemu-img convert -O raw ${path} ${path}.raw`)
     }
-    const fd = openImage(path, (readOnly ? O_RDONLY : O_RDWR) | (direct ? O_DIRECT : 0))
+    const access = readOnly ? O_RDONLY : O_RDWR
+    const exclusive = !readOnly && statSync(path, { throwIfNoEntry: false })?.isBlockDevice() === true ? O_EXCL : 0
+    const fd = openImage(path, access | exclusive | (direct ? O_DIRECT : 0))
+    let bufferedFd: number | undefined
     try {
-      const size = imageSize(fd, path)
-      if (direct) checkDirect(fd, path)
+      if (direct) bufferedFd = openImage(path, access)
       lockImage(fd, path, readOnly)
-      return new Image(fd, options, size)
+      return new Image(fd, bufferedFd, options)
     } catch (error) {
+      if (bufferedFd !== undefined) close(bufferedFd)
       close(fd)
       throw error
     }
   }
 
+  /** Bytes, a multiple of the sector's: as last looked. */
+  get size (): number {
+    return this.#size
+  }
+
+  /** Looks at the size anew. @throws DataPlaneError when that is no disk's */
+  refresh (): number {
+    return this.#size = imageSize(this.fd, this.path)
+  }
+
+  /** Cuts or extends the file. What is added reads as zeroes. @throws DataPlaneError for a device, or a size that is no disk's; LinuxError */
+  resize (bytes: number): void {
+    if (this.isDevice) throw new DataPlaneError('ERR_IMAGE', `${this.path} is a block device: change its size where it is made, then take over its new one`)
+    if (!Number.isSafeInteger(bytes) || bytes <= 0 || bytes % SECTOR_BYTES !== 0) {
+      throw new DataPlaneError('ERR_OPTION', `a disk has whole sectors of ${SECTOR_BYTES} bytes, one at least: not ${bytes} bytes`)
+    }
+    ftruncate(this.fd, bytes)
+    this.#size = bytes
+  }
+
   close (): void {
+    if (this.bufferedFd !== undefined) close(this.bufferedFd)
     close(this.fd)
   }
+}
+
+/** Multiples, in bytes. */
+export interface Alignment {
+  /** Of a buffer's address. */
+  readonly memory: number
+  /** Of a request's offset, and of its buffers' lengths. */
+  readonly offset: number
 }
 
 function openImage (path: string, flags: number): number {
@@ -79,6 +126,7 @@ function openImage (path: string, flags: number): number {
       EACCES: 'Give this user the right to it, or serve it read-only.',
       EROFS: 'Its file system is read-only: serve it read-only.',
       EINVAL: 'Its file system may not support O_DIRECT: serve it without.',
+      EBUSY: 'It is mounted, or part of a RAID or LVM: unmount it, or serve it read-only.',
       EISDIR: 'It is a directory: name a file or a block device.'
     }
     const remedy = remedies[error.code]
@@ -87,23 +135,25 @@ function openImage (path: string, flags: number): number {
 }
 
 function imageSize (fd: number, path: string): number {
-  const { kind, size, device } = fileStatus(fd)
-  if (kind === 'block device') return Number(readFileSync(`/sys/dev/block/${device.major}:${device.minor}/size`, 'utf8')) * SECTOR_BYTES
-  if (kind !== 'file') throw new DataPlaneError('ERR_IMAGE', `${path} is neither a file nor a block device`)
-  if (size === 0 || size % SECTOR_BYTES !== 0) {
-    throw new DataPlaneError('ERR_IMAGE', `${path} has ${size} bytes: a disk has whole sectors of ${SECTOR_BYTES}, one at least. ` +
+  const status = fileStatus(fd)
+  if (status.kind === 'block device') return Number(readFileSync(`${deviceFolder(status)}/size`, 'utf8')) * SECTOR_BYTES
+  if (status.kind !== 'file') throw new DataPlaneError('ERR_IMAGE', `${path} is neither a file nor a block device`)
+  if (status.size === 0 || status.size % SECTOR_BYTES !== 0) {
+    throw new DataPlaneError('ERR_IMAGE', `${path} has ${status.size} bytes: a disk has whole sectors of ${SECTOR_BYTES}, one at least. ` +
       `Round it up: truncate -s '%${SECTOR_BYTES}' ${path}`)
   }
-  return size
+  return status.size
 }
 
-// Guests address sectors; where direct I/O needs larger units, some of their requests would fail.
-function checkDirect (fd: number, path: string): void {
-  const alignment = fileStatus(fd).direct?.offsetAlignment ?? SECTOR_BYTES
-  if (alignment > SECTOR_BYTES) {
-    throw new DataPlaneError('ERR_IMAGE', `direct I/O on ${path} needs multiples of ${alignment} bytes, and a guest may ask for single sectors of ${SECTOR_BYTES}. ` +
-      'Serve it without direct I/O.')
-  }
+function deviceFolder ({ specialDevice }: FileStatus): string {
+  return `/sys/dev/block/${specialDevice.major}:${specialDevice.minor}`
+}
+
+/** A limit of a device's queue; a partition has that of its disk. */
+function deviceLimit (status: FileStatus, name: string): number {
+  const folder = realpathSync(deviceFolder(status))
+  const queue = existsSync(`${folder}/queue`) ? `${folder}/queue` : `${folder}/../queue`
+  return Number(readFileSync(`${queue}/${name}`, 'utf8'))
 }
 
 /** Takes QEMU's locks for a user that wants nobody else to write, nor (when it writes itself) to rely on the content. */
@@ -112,7 +162,7 @@ function lockImage (fd: number, path: string, readOnly: boolean): void {
   const unshared = [WRITE, RESIZE]
   const take = (at: number): boolean => setLock(fd, { type: F_RDLCK, start: at, length: 1 })
   // Taken are read locks, tested is for write locks: so any holder of the opposite byte stands against it.
-  const free = (at: number): boolean => !lockConflicts(fd, { type: 1, start: at, length: 1 })
+  const free = (at: number): boolean => !lockConflicts(fd, { type: F_WRLCK, start: at, length: 1 })
   const locked = used.every((permission) => take(USED_BASE + permission)) &&
     unshared.every((permission) => take(UNSHARED_BASE + permission)) &&
     used.every((permission) => free(UNSHARED_BASE + permission)) &&

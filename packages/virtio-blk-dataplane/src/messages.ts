@@ -1,7 +1,7 @@
 import type { GuestMemoryData } from '@node-vmm/hostmem'
-import type { SplitVringInit, VirtqueueState, VringFault } from '@node-vmm/vring'
+import type { VirtqueueState, VringFault } from '@node-vmm/vring'
 import type { MessagePort } from 'node:worker_threads'
-import type { Disk } from './block-queue.ts'
+import type { Disk, DiskState } from './disk.ts'
 import type { EngineChoice, EngineReport } from './engine.ts'
 import type { TraceEvent } from './trace.ts'
 
@@ -19,14 +19,27 @@ export interface ThreadInit {
   readonly trace: boolean
 }
 
-/** A queue to serve: its ring, and how the guest and the device wake each other. */
+/** A ring as the driver described it; of both layouts, whose parts have the same names. */
+export interface RingSetup {
+  readonly size: number
+  readonly descriptorAddress: number
+  readonly availableAddress: number
+  readonly usedAddress: number
+  readonly features: bigint
+  readonly availableIndex?: number | undefined
+  readonly usedIndex?: number | undefined
+}
+
+/** A queue to serve: its ring, and how the guest and the device wake each other. Addresses of records are the host's. */
 export interface QueueData {
   readonly index: number
   readonly memory: GuestMemoryData
-  readonly ring: SplitVringInit
+  readonly ring: RingSetup
   readonly kickFd: number
   readonly callFd: number | undefined
   readonly errorFd: number | undefined
+  readonly inflight: { readonly address: number } | undefined
+  readonly log: { readonly address: number, readonly length: number, readonly usedAddress?: number | undefined } | undefined
 }
 
 /** What the thread is asked to do, with what it answers. */
@@ -37,6 +50,8 @@ export interface Commands {
   stopQueue: { readonly argument: number, readonly answer: VirtqueueState }
   /** Replaces the call eventfd of a running queue. */
   setCall: { readonly argument: { readonly index: number, readonly callFd: number | undefined }, readonly answer: undefined }
+  /** The disk has another size, or another mode of its write cache. */
+  setDisk: { readonly argument: DiskState, readonly answer: undefined }
   /** Switches the trace events on or off. */
   setTrace: { readonly argument: boolean, readonly answer: undefined }
 }
@@ -48,12 +63,19 @@ export type CommandMessage = {
   [Name in CommandName]: { readonly id: number, readonly name: Name, readonly argument: Commands[Name]['argument'] }
 }[CommandName]
 
+/** An error as it crosses threads, where classes and their fields are lost. */
+export interface PlainError {
+  readonly name: string
+  readonly message: string
+  readonly code: string | undefined
+}
+
 /** What goes in. `'exit'` ends the thread, whose queues are stopped; its end is the answer. */
 export type ToThread = CommandMessage | 'exit'
 
 /** What comes back: answers by the command's id, and what happens by itself. */
 export type FromThread =
   | { readonly kind: 'answer', readonly id: number, readonly value: unknown }
-  | { readonly kind: 'failure', readonly id: number, readonly error: unknown }
+  | { readonly kind: 'failure', readonly id: number, readonly error: PlainError }
   | { readonly kind: 'fault', readonly queue: number, readonly fault: VringFault }
   | { readonly kind: 'trace', readonly event: TraceEvent }

@@ -17,3 +17,10 @@ export const VIRTIO_BLK_HEADER_BYTES = 16
 export const VIRTIO_BLK_ID_BYTES = 20
 /** Bytes of a sector: the unit of capacity and of addresses, whatever the block size. */
 export const SECTOR_BYTES = 512
+
+export const VIRTIO_BLK_T_DISCARD = 11
+export const VIRTIO_BLK_T_WRITE_ZEROES = 13
+/** In a write-zeroes segment's flags: the device may give the space back. */
+export const VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP = 1
+/** Bytes of a discard or write-zeroes segment: sector, number of sectors, flags. */
+export const VIRTIO_BLK_RANGE_BYTES = 16

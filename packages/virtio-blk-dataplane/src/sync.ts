@@ -44,16 +44,14 @@ export class Condition {
     mutex.lock()
   }
 
-  /** The same without blocking the thread: the mutex is free while the promise is pending. */
-  async waitAsync (mutex: Mutex, milliseconds: number, signal?: AbortSignal): Promise<void> {
-    const seen = Atomics.load(this.#words, this.#at)
-    mutex.unlock()
-    try {
-      const wait = Atomics.waitAsync(this.#words, this.#at, seen, milliseconds)
-      if (wait.async) await keepAlive(signal === undefined ? wait.value : Promise.race([wait.value, aborted(signal)]))
-    } finally {
-      mutex.lock()
-    }
+  /**
+   * Waits for a broadcast, or for `milliseconds`, or until the signal aborts, without blocking the thread. Call it with
+   * the mutex held, and give the mutex up before awaiting: held meanwhile, it would block this thread, which alone
+   * could give it up.
+   */
+  async waitAsync (milliseconds: number, signal?: AbortSignal): Promise<void> {
+    const wait = Atomics.waitAsync(this.#words, this.#at, Atomics.load(this.#words, this.#at), milliseconds)
+    if (wait.async) await keepAlive(signal === undefined ? wait.value : untilAborted(wait.value, signal))
   }
 }
 
@@ -67,9 +65,14 @@ async function keepAlive (promise: Promise<unknown>): Promise<void> {
   }
 }
 
-function aborted (signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve()
-    else signal.addEventListener('abort', () => resolve(), { once: true })
-  })
+async function untilAborted (promise: Promise<unknown>, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return
+  let abort!: () => void
+  const aborted = new Promise<void>((resolve) => { abort = resolve })
+  signal.addEventListener('abort', abort)
+  try {
+    await Promise.race([promise, aborted])
+  } finally {
+    signal.removeEventListener('abort', abort)
+  }
 }

@@ -1,13 +1,17 @@
 import { EventNotifier, EventPoll, type EventSource } from '@node-vmm/event-poll'
-import { GuestMemory } from '@node-vmm/hostmem'
+import { DirtyLog, GuestMemory } from '@node-vmm/hostmem'
 import { setAffinity } from '@node-vmm/libc'
-import { SplitVring, type VringFault } from '@node-vmm/vring'
+import {
+  hasFeature, InflightRecord, PackedVring, SplitVring, VIRTIO_F_RING_PACKED, type Virtqueue, type VringFault
+} from '@node-vmm/vring'
+import { VIRTIO_BLK_F_FLUSH } from './block-config.ts'
 import { receiveMessageOnPort } from 'node:worker_threads'
 import { BlockQueue } from './block-queue.ts'
+import type { DiskState } from './disk.ts'
 import type { EngineMaker, EngineReport } from './engine.ts'
 import { DataPlaneError } from './errors.ts'
 import { Gate } from './gate.ts'
-import type { CommandMessage, QueueData, ThreadInit, FromThread, ToThread } from './messages.ts'
+import type { CommandMessage, PlainError, QueueData, ThreadInit, FromThread, ToThread } from './messages.ts'
 import { StatisticsTable } from './statistics.ts'
 import type { TraceEvent, Tracer } from './trace.ts'
 
@@ -16,7 +20,6 @@ const RETRY_MILLISECONDS = 1
 
 interface ServedQueue {
   readonly queue: BlockQueue
-  readonly kick: EventNotifier
   readonly kickSource: EventSource
   readonly completionSource: EventSource
   readonly error: EventNotifier | undefined
@@ -31,7 +34,10 @@ export class ThreadLoop {
   readonly #poll = new EventPoll()
   readonly #gate: Gate
   readonly #statistics: StatisticsTable
+  readonly #wake: EventNotifier
   readonly #served = new Map<number, ServedQueue>()
+  /** The same queues, for loops that run once a wake-up: iterating a map makes objects. */
+  #queues: readonly BlockQueue[] = []
   #tracer: Tracer | undefined
   #ended = false
 
@@ -42,22 +48,29 @@ export class ThreadLoop {
     this.#statistics = new StatisticsTable(init.statistics)
     if (init.cpus !== undefined) setAffinity(init.cpus)
     if (init.trace) this.#setTrace(true)
-    this.#poll.add(EventNotifier.fromFd(init.wakeFd), () => this.#onWake())
+    this.#wake = EventNotifier.fromFd(init.wakeFd)
+    this.#poll.add(this.#wake, () => this.#onWake())
   }
 
-  /** Serves until told to exit. */
+  /** Serves until told to exit. @throws what is a fault of this software; nobody waits any more for what is in flight then */
   run (): void {
-    while (!this.#ended) this.#poll.poll(this.#retryStalled() ? RETRY_MILLISECONDS : -1)
+    try {
+      while (!this.#ended) this.#poll.poll(this.#retryStalled() ? RETRY_MILLISECONDS : -1)
+    } catch (error) {
+      this.#gate.abandon()
+      throw error
+    }
     this.#poll.close()
     this.#init.port.close()
   }
 
   #retryStalled (): boolean {
     let stalled = false
-    for (const { queue } of this.#served.values()) {
-      if (!queue.ioq.stalled) continue
-      queue.ioq.submit()
-      stalled ||= queue.ioq.stalled
+    for (let index = 0; index < this.#queues.length; index++) {
+      const { ioq } = this.#queues[index]!
+      if (!ioq.stalled) continue
+      ioq.submit()
+      stalled ||= ioq.stalled
     }
     return stalled
   }
@@ -69,8 +82,8 @@ export class ThreadLoop {
       if (received.message === 'exit') this.#ended = true
       else this.#execute(received.message)
     }
-    // A hold was let go, or a batch was cut short: kicks for what is in the rings were taken long ago.
-    for (const { queue } of this.#served.values()) queue.serve()
+    // A hold was let go, a batch was cut short, or a queue was started: nobody may ever kick for what is in the rings.
+    for (let index = 0; index < this.#queues.length; index++) this.#queues[index]!.serve()
   }
 
   #execute (command: CommandMessage): void {
@@ -79,16 +92,19 @@ export class ThreadLoop {
         case 'startQueue': return this.#answer(command.id, this.#startQueue(command.argument))
         case 'stopQueue': return this.#stopQueue(command.argument, command.id)
         case 'setCall': return this.#answer(command.id, this.#setCall(command.argument.index, command.argument.callFd))
+        case 'setDisk': return this.#answer(command.id, this.#setDisk(command.argument))
         case 'setTrace': return this.#answer(command.id, this.#setTrace(command.argument))
       }
     } catch (error) {
-      this.#post({ kind: 'failure', id: command.id, error })
+      this.#post({ kind: 'failure', id: command.id, error: plainError(error as Error) })
     }
   }
 
-  #startQueue ({ index, memory: data, ring, kickFd, callFd, errorFd }: QueueData): EngineReport {
-    const memory = GuestMemory.attach(data)
-    const vring = new SplitVring(memory, ring)
+  #startQueue (data: QueueData): EngineReport {
+    const { index, ring, kickFd, callFd, errorFd } = data
+    const memory = GuestMemory.attach(data.memory)
+    const log = data.log === undefined ? undefined : new DirtyLog(data.log.address, data.log.length)
+    const vring = openVring(memory, data, log)
     this.#trace({
       name: 'vring_setup',
       queue: index,
@@ -97,6 +113,9 @@ export class ThreadLoop {
       usedAddress: ring.usedAddress,
       index: vring.save().availableIndex
     })
+    const kick = EventNotifier.fromFd(kickFd)
+    const call = callFd === undefined ? undefined : EventNotifier.fromFd(callFd)
+    const error = errorFd === undefined ? undefined : EventNotifier.fromFd(errorFd)
     const queue = new BlockQueue({
       index,
       memory,
@@ -105,23 +124,28 @@ export class ThreadLoop {
       engine: this.#makeEngine({ fd: this.#init.disk.fd, depth: ring.size }),
       gate: this.#gate,
       counters: this.#statistics.counters(index),
-      call: callFd === undefined ? undefined : EventNotifier.fromFd(callFd),
+      call,
       onFault: (fault) => this.#onFault(index, fault),
-      onYield: () => EventNotifier.fromFd(this.#init.wakeFd).notify(),
-      tracer: this.#tracer
+      onYield: () => this.#wake.notify(),
+      tracer: this.#tracer,
+      log,
+      alwaysWriteThrough: !hasFeature(ring.features, VIRTIO_BLK_F_FLUSH)
     })
-    const kick = EventNotifier.fromFd(kickFd)
-    this.#served.set(index, {
-      queue,
-      kick,
-      kickSource: this.#poll.add(kick, () => queue.onKick()),
-      completionSource: this.#poll.add(EventNotifier.fromFd(queue.ioq.completionFd), () => this.#onCompletion(index)),
-      error: errorFd === undefined ? undefined : EventNotifier.fromFd(errorFd),
-      stopCommand: undefined
-    })
-    // For what the guest made available before anybody listened.
-    kick.notify()
+    try {
+      const kickSource = this.#poll.add(kick, () => queue.onKick())
+      const completionSource = this.#poll.add(EventNotifier.fromFd(queue.ioq.completionFd), () => this.#onCompletion(index))
+      this.#setServed(index, { queue, kickSource, completionSource, error, stopCommand: undefined })
+    } catch (error) {
+      queue.ioq.close()
+      throw error
+    }
     return { name: queue.ioq.engine, rejected: queue.ioq.rejected }
+  }
+
+  #setServed (index: number, served: ServedQueue | undefined): void {
+    if (served === undefined) this.#served.delete(index)
+    else this.#served.set(index, served)
+    this.#queues = Array.from(this.#served.values(), ({ queue }) => queue)
   }
 
   #onCompletion (index: number): void {
@@ -146,7 +170,7 @@ export class ThreadLoop {
 
   #finishStop (index: number, { queue, completionSource, stopCommand }: ServedQueue): void {
     if (queue.ioq.inFlight > 0) return
-    this.#served.delete(index)
+    this.#setServed(index, undefined)
     this.#poll.remove(completionSource)
     queue.ioq.close()
     this.#answer(stopCommand!, queue.vring.save())
@@ -158,10 +182,14 @@ export class ThreadLoop {
     served.queue.call = callFd === undefined ? undefined : EventNotifier.fromFd(callFd)
   }
 
+  #setDisk (state: DiskState): void {
+    Object.assign(this.#init.disk, state)
+  }
+
   #setTrace (on: boolean): void {
     if (on === (this.#tracer !== undefined)) return
     this.#tracer = on ? (event) => this.#post({ kind: 'trace', event }) : undefined
-    for (const { queue } of this.#served.values()) queue.tracer = this.#tracer
+    for (const queue of this.#queues) queue.tracer = this.#tracer
   }
 
   #trace (event: TraceEvent): void {
@@ -175,4 +203,19 @@ export class ThreadLoop {
   #post (message: FromThread): void {
     this.#init.port.postMessage(message)
   }
+}
+
+function openVring (memory: GuestMemory, { ring, inflight, log: logData }: QueueData, dirty: DirtyLog | undefined): Virtqueue {
+  const { availableIndex, usedIndex, ...rest } = ring
+  const init = { ...rest, ...(availableIndex !== undefined && { availableIndex }), ...(usedIndex !== undefined && { usedIndex }) }
+  if (hasFeature(ring.features, VIRTIO_F_RING_PACKED)) return new PackedVring(memory, init, { log: dirty })
+  const usedAddress = logData?.usedAddress
+  return new SplitVring(memory, init, {
+    record: inflight === undefined ? undefined : new InflightRecord(inflight.address, ring.size),
+    log: dirty === undefined || usedAddress === undefined ? undefined : { dirty, usedAddress }
+  })
+}
+
+function plainError (error: Error & { code?: string }): PlainError {
+  return { name: error.name, message: error.message, code: error.code }
 }

@@ -55,9 +55,8 @@ export class BlockDriver {
     this.#session = session
     this.#pool = session.pool
     this.#queues = session.queues.map((data) => new DrivenQueue(data, (error) => this.#progress(error)))
-    session.onEnd = (reason) => this.#break(reason === 'broken'
-      ? new BlockDriverError('ERR_BLOCK_BROKEN', 'the server says that a ring is broken: connect anew')
-      : new BlockDriverError('ERR_BLOCK_DISCONNECTED', 'the server went away: what was in flight may have been done or not'))
+    session.onEnd = (error) => this.#break(error)
+    session.onResume = (isRecorded) => this.#resume(isRecorded)
   }
 
   /**
@@ -272,6 +271,20 @@ export class BlockDriver {
     if (failure !== undefined) this.#break(failure as BlockDriverError)
     else this.#startWaiting()
     if (this.#isIdle()) this.#idle?.()
+  }
+
+  /** The server is another one. @returns where each queue stands */
+  #resume (isRecorded: boolean): number[] {
+    if (this.#queues.length < this.#session.queues.length) {
+      throw new BlockDriverError('ERR_BLOCK_DISCONNECTED', 'the server went away: with a detached queue there is no going on with another')
+    }
+    const lost = new BlockDriverError('ERR_BLOCK_DISCONNECTED', 'the server went away, without a record of what was in flight: it may have been done or not')
+    for (const queue of [...this.#queues]) {
+      if (isRecorded) queue.collect()
+      else queue.restart(lost)
+    }
+    if (this.#failure !== undefined) throw this.#failure
+    return this.#queues.map((queue) => queue.index)
   }
 
   /** Nothing more can be had from the server: all calls, now and later, fail with this. */

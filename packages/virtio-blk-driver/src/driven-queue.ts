@@ -7,11 +7,10 @@ import type { Request } from './block-request.ts'
 /** A queue on Node's event loop: requests go in as objects and are told when the disk has done them. */
 export class DrivenQueue {
   readonly data: QueueData
-  readonly #queue: Queue
+  #queue: Queue
   readonly #watch: Watch
   readonly #requests: (Request | undefined)[] = []
   readonly #onProgress: (failure: Error | undefined) => void
-  #finished = 0
   #kickScheduled = false
   #closed = false
 
@@ -20,7 +19,7 @@ export class DrivenQueue {
     this.data = data
     this.#queue = Queue.attach(data)
     this.#onProgress = onProgress
-    this.#watch = watchReadable(data.callFd, () => this.#collect())
+    this.#watch = watchReadable(data.callFd, () => this.collect())
     this.#watch.unref()
   }
 
@@ -28,9 +27,9 @@ export class DrivenQueue {
     return this.#queue.inFlight
   }
 
-  /** The index of both rings once nothing is in flight. */
+  /** Where the ring stands, once nothing is in flight. */
   get index (): number {
-    return (this.data.index + this.#finished) & 0xffff
+    return this.#queue.index
   }
 
   /** The most bytes of data of one request. */
@@ -57,29 +56,47 @@ export class DrivenQueue {
     if (!this.#closed) this.#queue.kick()
   }
 
-  #collect (): void {
+  /** Ends all requests that the disk has done. */
+  collect (): void {
+    const isSound = this.#finishAll()
+    if (this.#queue.inFlight === 0) this.#watch.unref()
+    this.#onProgress(isSound ? undefined : new BlockDriverError('ERR_BLOCK_BROKEN', 'the server broke the ring: connect anew'))
+  }
+
+  /** @returns false when the ring is broken */
+  #finishAll (): boolean {
     // Cleared before the used index is read: what is finished after that wakes again.
     this.#queue.callNotifier.clear()
     let head: number
     do {
       for (head = this.#queue.poll(); head >= 0; head = this.#queue.poll()) this.#finish(head)
     } while (this.#queue.enableInterrupts() === 'more')
-    if (this.#queue.inFlight === 0) this.#watch.unref()
-    this.#onProgress(head === NOTHING_USED ? undefined : new BlockDriverError('ERR_BLOCK_BROKEN', 'the server broke the ring: connect anew'))
+    return head === NOTHING_USED
   }
 
   #finish (head: number): void {
     const request = this.#requests[head]
     this.#requests[head] = undefined
-    this.#finished++
     request?.finish(this.#queue.status)
+  }
+
+  /** Begins anew, empty: what the disk has not done by now fails with this error. No device may be using the ring. */
+  restart (error: Error): void {
+    this.#finishAll()
+    this.#queue = Queue.attach(this.data)
+    this.#watch.unref()
+    this.#fail(error)
+    this.#onProgress(undefined)
   }
 
   /** Lets go of the queue, and of what is in flight, with this error. */
   close (error: Error): void {
     this.#closed = true
     this.#watch.close()
-    for (const request of this.#requests) request?.fail(error)
-    this.#requests.length = 0
+    this.#fail(error)
+  }
+
+  #fail (error: Error): void {
+    for (const request of this.#requests.splice(0)) request?.fail(error)
   }
 }

@@ -14,7 +14,7 @@ export type BlockDriverErrorCode =
   | 'ERR_BLOCK_NEGOTIATION'
   /** The server broke the ring, or left a request without a status. The connection is useless from then on. */
   | 'ERR_BLOCK_BROKEN'
-  /** The server went away. What was in flight may have been done or not. */
+  /** The server went away, and nothing of it is left that tells what to do again. What was in flight may have been done or not. */
   | 'ERR_BLOCK_DISCONNECTED'
   /** The driver is closed, or closing. */
   | 'ERR_BLOCK_CLOSED'

@@ -27,6 +27,10 @@ export const VIRTIO_F_INDIRECT_DESC = 28
 export const VIRTIO_F_EVENT_IDX = 29
 /** The device follows virtio 1.0 or later: without it there is nothing to talk about here. */
 export const VIRTIO_F_VERSION_1 = 32
+/** The rings are packed: descriptors, available and used ring in one. */
+export const VIRTIO_F_RING_PACKED = 34
+/** The device gives requests back in the order in which they were made available. */
+export const VIRTIO_F_IN_ORDER = 35
 
 /** A mask of feature bits by their numbers. */
 export function featureMask (...bits: readonly number[]): bigint {
@@ -38,7 +42,7 @@ export function hasFeature (mask: bigint, bit: number): boolean {
   return (mask >> BigInt(bit) & 1n) === 1n
 }
 
-/** What the driver agrees to when it is offered. */
+/** What the driver agrees to when it is offered. The layout and the order of the rings are options of their own. */
 export const DRIVER_FEATURES: bigint = featureMask(
   VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH,
   VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES,

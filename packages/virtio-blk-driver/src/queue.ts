@@ -1,6 +1,8 @@
 import { EventNotifier } from '@node-vmm/event-poll'
 import { GuestMemory, type GuestMemoryData } from '@node-vmm/hostmem'
-import { DriverRing, type IndirectTables, RING_FULL, type RingLayout } from '@node-vmm/vring/driver'
+import {
+  type DriverQueue, DriverRing, type DriverRingOptions, type IndirectTables, PackedDriverRing, RING_FULL, type RingLayout
+} from '@node-vmm/vring/driver'
 import { readsFromDisk, STATUS_PENDING, VIRTIO_BLK_HEADER_BYTES } from './request.ts'
 
 // The hot path. Its invariants:
@@ -17,13 +19,17 @@ export const REQUEST_BYTES = 32
 export interface QueueData {
   readonly memory: GuestMemoryData
   readonly layout: RingLayout
+  /** Whether the ring is packed. */
+  readonly packed: boolean
+  /** Whether the disk gives requests back in order. */
+  readonly inOrder: boolean
   /** Guest address of `layout.size * REQUEST_BYTES` bytes for headers and statuses. */
   readonly requestAddress: number
   /** Tables for indirect descriptors; undefined when they were not agreed. */
   readonly indirect: IndirectTables | undefined
   /** Whether event indices were agreed. */
   readonly eventIdx: boolean
-  /** The index of both rings: all before it is done. */
+  /** Where driver and disk begin: all before it is done. @see DriverRingOptions.index */
   readonly index: number
   /** The eventfd that wakes the disk. */
   readonly kickFd: number
@@ -53,16 +59,17 @@ export class Queue {
   /** Of the request that `poll` last returned: what `submit` was given. */
   token = 0
 
-  readonly #ring: DriverRing
+  readonly #ring: DriverQueue
   readonly #requestAddress: number
   readonly #requests: Uint32Array
   readonly #statuses: Uint8Array
   readonly #sizeMax: number
 
   private constructor (memory: GuestMemory, data: QueueData) {
-    const { layout, requestAddress, indirect, eventIdx, index } = data
+    const { layout, packed, requestAddress, indirect, eventIdx, inOrder, index } = data
+    const options: DriverRingOptions = { eventIdx, inOrder, index, ...(indirect !== undefined && { indirect }) }
     this.size = layout.size
-    this.#ring = new DriverRing(memory, layout, { eventIdx, index, ...(indirect !== undefined && { indirect }) })
+    this.#ring = packed ? new PackedDriverRing(memory, layout, options) : new DriverRing(memory, layout, options)
     this.#requestAddress = requestAddress
     const requests = memory.view(requestAddress, layout.size * REQUEST_BYTES)
     this.#requests = new Uint32Array(requests)
@@ -87,6 +94,11 @@ export class Queue {
   /** Requests that the disk has not given back. */
   get inFlight (): number {
     return this.#ring.inFlight
+  }
+
+  /** Where the next finished request is looked for: what `QueueData.index` says, of now. */
+  get index (): number {
+    return this.#ring.usedIndex
   }
 
   /** The disk broke the ring: nothing more can be had from it. */

@@ -6,7 +6,7 @@ import { listen, type QueueSetup, type VhostUserDevice } from '@node-vmm/vhost-u
 import { DescriptorChain, SplitVring } from '@node-vmm/vring'
 import { RawRing } from '@node-vmm/vring/driver'
 import { test } from 'uvu'
-import { temporaryFolder } from '../../../test/support/image.ts'
+import { temporaryFolder } from '../../../test/support/temporary.ts'
 import { BlockDriver, type BlockDriverErrorCode, DRIVER_FEATURES } from '../src/index.ts'
 
 /** What the server does with a request: `chain` was popped from `device`. */
@@ -35,8 +35,8 @@ class HostileDisk implements VhostUserDevice {
   reset (): void {}
 
   startQueue (_index: number, setup: QueueSetup): void {
-    const { memory, size, descriptorAddress, availableAddress, usedAddress, features, index } = setup
-    const device = new SplitVring(memory, { size, descriptorAddress, availableAddress, usedAddress, features, availableIndex: index })
+    const { memory, size, descriptorAddress, availableAddress, usedAddress, features, base } = setup
+    const device = new SplitVring(memory, { size, descriptorAddress, availableAddress, usedAddress, features, availableIndex: base })
     const raw = new RawRing(memory, { size, descriptorAddress, availableAddress, usedAddress })
     const chain = new DescriptorChain(memory)
     const kick = EventNotifier.fromFd(setup.kickFd)

@@ -17,7 +17,7 @@ function setUp (changes: Partial<QueueData> = {}) {
   const [kick, call] = [EventNotifier.create(), EventNotifier.create()]
   const layout = layOutRing(0, 8)
   const queue = Queue.attach({
-    memory: memory.toData(), layout, requestAddress: ringBytes(8), indirect: undefined, eventIdx: false, index: 0,
+    memory: memory.toData(), layout, packed: false, inOrder: false, requestAddress: ringBytes(8), indirect: undefined, eventIdx: false, index: 0,
     kickFd: kick.fd, callFd: call.fd, sizeMax: 0xffffffff, segmentsMax: 126, ...changes
   })
   const chain = new DescriptorChain(memory)

@@ -1,8 +1,9 @@
 import { GuestMemory, type RegionInit } from '@node-vmm/hostmem'
-import { close, eventfd, unixSocketPair } from '@node-vmm/libc'
+import { close, eventfd, ftruncate, memfdCreate, unixSocketPair } from '@node-vmm/libc'
 import { readdirSync, readFileSync, readlinkSync, readSync } from 'node:fs'
 import {
-  BackEndSession, FrontEnd, type BackEndOptions, type FrontEndOptions, type QueueSetup, type RegionDescription, type VhostUserDevice
+  BackEndSession, FrontEnd, OFFERED_PROTOCOL_FEATURES, TransportFeature, type BackEndOptions, type FrontEndOptions,
+  type QueueSetup, type RegionDescription, type VhostUserDevice
 } from '../../src/index.ts'
 
 /** Where the tests' front-end claims to have the guest's memory. */
@@ -10,10 +11,16 @@ export const USER_BASE = 0x7f0000000000
 /** Guest address of the tests' memory. */
 export const GUEST_BASE = 0x40000000
 
+/** VIRTIO_F_VERSION_1. */
+export const VERSION_1 = 1n << 32n
+/** VIRTIO_F_RING_PACKED. */
+export const PACKED = 1n << 34n
+
 /** A device that writes down what is asked of it, and does nothing. */
 export class RecordingDevice implements VhostUserDevice {
   features = (1n << 32n) | (1n << 29n) | (1n << 9n)
   queueCount = 2
+  logsDirtyPages = true
   config: Uint8Array = Uint8Array.from({ length: 60 }, (_, index) => index + 1)
   readonly log: string[] = []
   readonly queues = new Map<number, QueueSetup>()
@@ -24,6 +31,10 @@ export class RecordingDevice implements VhostUserDevice {
 
   getConfig (): Uint8Array {
     return this.config
+  }
+
+  inflightBytes (queueSize: number, features: bigint): number {
+    return (features & PACKED) === 0n ? Math.ceil((16 + 16 * queueSize) / 64) * 64 : 0
   }
 
   setConfig (offset: number, data: Uint8Array, live: boolean): boolean {
@@ -39,7 +50,8 @@ export class RecordingDevice implements VhostUserDevice {
     if (this.refuseStart) throw new Error('the ring is crooked')
     this.queues.set(index, queue)
     const at = [queue.descriptorAddress, queue.availableAddress, queue.usedAddress].map((address) => (address - GUEST_BASE).toString(16)).join()
-    this.log.push(`start ${index} size ${queue.size} at ${at} index ${queue.index}`)
+    const extras = `${queue.inflight === undefined ? '' : ' recorded'}${queue.log === undefined ? '' : ' logged'}`
+    this.log.push(`start ${index} size ${queue.size} at ${at} base ${queue.base}${extras}`)
   }
 
   async stopQueue (index: number): Promise<number> {
@@ -47,7 +59,7 @@ export class RecordingDevice implements VhostUserDevice {
     this.log.push(`stop ${index}`)
     const queue = this.queues.get(index)!
     this.queues.delete(index)
-    return (queue.index + this.taken) & 0xffff
+    return queue.base + this.taken
   }
 
   setCall (index: number, fd: number | undefined): void {
@@ -79,14 +91,17 @@ export function connect (options: BackEndOptions = {}, device = new RecordingDev
   return { front: new FrontEnd(ours, { timeout: 5000, ...frontOptions }), session, device, problems }
 }
 
-/** Guest memory of 64 KiB, as a front-end passes it on. */
-export function guestMemory (size = 0x10000): {
+/** What `guestMemory` gives. */
+export interface Ram {
   readonly memory: GuestMemory
   readonly regions: RegionInit[]
   /** The same as they stand in a message. */
   readonly descriptions: RegionDescription[]
   close (): void
-} {
+}
+
+/** Guest memory of 64 KiB, as a front-end passes it on. */
+export function guestMemory (size = 0x10000): Ram {
   const { memory, fd, regions } = GuestMemory.allocate([{ guestAddress: GUEST_BASE, size }])
   return {
     memory,
@@ -120,6 +135,29 @@ export class Eventfds {
   }
 }
 
+/** All that a ring needs to run, in a session with all protocol features. */
+export async function startRing ({ front }: Pair, ram: Ram, fds: Eventfds, index = 0, features = VERSION_1): Promise<{ kick: number, call: number, error: number }> {
+  const [kick, call, error] = [fds.make(), fds.make(), fds.make()]
+  await front.setProtocolFeatures(OFFERED_PROTOCOL_FEATURES)
+  await front.setFeatures(features | TransportFeature.PROTOCOL_FEATURES)
+  await front.setMemTable(ram.regions)
+  await front.setVringErr(index, error)
+  await front.setVringCall(index, call)
+  await front.setVringNum(index, 128)
+  await front.setVringAddr(index, ringAddresses(index))
+  await front.setVringBase(index, 5)
+  await front.setVringKick(index, kick)
+  await front.setVringEnable(index, true)
+  return { kick, call, error }
+}
+
+/** A file in memory of so many bytes, zeros. */
+export function memoryFile (bytes: number): number {
+  const fd = memfdCreate('test')
+  ftruncate(fd, bytes)
+  return fd
+}
+
 /** What an eventfd was signalled, 0 when it was not. */
 export function counter (fd: number): number {
   const bytes = Buffer.alloc(8)
@@ -142,7 +180,7 @@ export function openDescriptors (): string[] {
   }).filter((target) => /^(socket|pipe|\/memfd|anon_inode:\[eventfd)/.test(target)).sort()
 }
 
-/** How many mappings of guest memory this process has. */
-export function guestMappings (): number {
-  return readFileSync('/proc/self/maps', 'utf8').split('\n').filter((line) => line.includes('memfd:guest-memory')).length
+/** How many mappings of files in memory this process has: the guest's, logs, records. */
+export function mappings (): number {
+  return readFileSync('/proc/self/maps', 'utf8').split('\n').filter((line) => line.includes('/memfd:')).length
 }

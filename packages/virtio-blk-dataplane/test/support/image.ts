@@ -12,7 +12,12 @@ export function sectorPattern (sector: number, sectors: number, version = 0): Ui
 
 /** A folder of its own for the files of a test. */
 export class Scratch {
-  readonly directory = mkdtempSync(join(tmpdir(), 'virtio-blk-dataplane-'))
+  readonly directory: string
+
+  /** @param parent where it is made. @default the system's folder for temporary files */
+  constructor (parent: string = tmpdir()) {
+    this.directory = mkdtempSync(join(parent, 'virtio-blk-dataplane-'))
+  }
 
   /** A file with these bytes, or that many zeros. */
   file (name: string, content: Uint8Array | number): string {

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { temporaryFolder } from '../../../../test/support/image.ts'
+import { temporaryFolder } from '../../../../test/support/temporary.ts'
 import { Running } from '../../../../test/support/processes.ts'
 import { path, programs, testWith } from '../../../../test/support/programs.ts'
 
@@ -27,7 +27,7 @@ export class StorageDaemon {
 
   private constructor ({ disk, queues = 1, writable = true }: DaemonOptions) {
     const node = typeof disk === 'string' ? `driver=file,filename=${disk},discard=unmap` : `driver=null-co,size=${disk},read-zeroes=on`
-    this.#program = new Running(path('qemu-storage-daemon'), [
+    this.#program = new Running('qemu-storage-daemon', path('qemu-storage-daemon'), [
       '--blockdev', `${node},node-name=disk`,
       '--object', 'iothread,id=thread',
       '--export', `type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path=${this.socketPath},` +

@@ -3,45 +3,11 @@ import {
   availableRingBytes, descriptorTableBytes, needsEvent, usedRingBytes, VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_DESC_BYTES,
   VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, VIRTQ_USED_F_NO_NOTIFY
 } from '../layout.ts'
+import {
+  addSegments, badChain, describe, type DriverQueue, type DriverRingOptions, indirectTableBytes, NOTHING_USED, RING_FULL,
+  type Segment, USED_RING_BROKEN
+} from './driver-queue.ts'
 import type { RingLayout } from './ring-layout.ts'
-
-/** What `addChain` returns when too few descriptors are free: poll for used chains first. */
-export const RING_FULL = -1
-/** What `pollUsed` returns when the device has not finished anything more. */
-export const NOTHING_USED = -1
-/** What `pollUsed` returns, from then on, after the device wrote what cannot be: only a reset helps. */
-export const USED_RING_BROKEN = -2
-
-/** A range of guest memory that a chain offers. */
-export interface Segment {
-  /** Guest address. */
-  readonly address: number
-  /** Bytes, below 2^32. */
-  readonly length: number
-}
-
-/** Where the tables of indirect chains are. */
-export interface IndirectTables {
-  /** Guest address, a multiple of 16, of `indirectTableBytes(ring size, segments)` bytes. */
-  readonly address: number
-  /** Segments that one table has room for, at least 2. A longer chain takes descriptors of the ring itself. */
-  readonly segments: number
-}
-
-/** Bytes of guest memory for one indirect table per descriptor of a ring. */
-export function indirectTableBytes (size: number, segments: number): number {
-  return size * segments * VIRTQ_DESC_BYTES
-}
-
-/** What driver and device agreed on, and where they begin. */
-export interface DriverRingOptions {
-  /** VIRTIO_F_EVENT_IDX was agreed: kicks and interrupts are asked for by index. @default false */
-  readonly eventIdx?: boolean
-  /** Put chains of more than one segment in tables outside the ring (VIRTIO_F_INDIRECT_DESC). @default not */
-  readonly indirect?: IndirectTables
-  /** The index that both rings begin with, 0 to 65535. @default 0 */
-  readonly index?: number
-}
 
 const FLAGS = 0
 const INDEX = 1
@@ -52,22 +18,21 @@ const NOT_IN_FLIGHT = -1
  * The driver side of a split virtqueue: see virtio 1.2, 2.7.13. One thread uses it; nothing here allocates.
  *
  * Invariants: a descriptor is either in the free list or part of a chain in flight. The list is private, not read back
- * from the table, so that a device that scribbles there cannot lead the driver astray. Entries are written before the
- * index that announces them, and read after it; the indices, flags and event words are accessed with `Atomics` only,
- * whose sequential consistency is what "publish, then look whether to kick" relies on.
+ * from the table, so that a device that scribbles there cannot lead the driver astray. With IN_ORDER it is a circle
+ * through the table that never changes, as virtio 1.2, 2.7.5.2 wants it. Entries are written before the index that
+ * announces them, and read after it; the indices, flags and event words are accessed with `Atomics` only, whose
+ * sequential consistency is what "publish, then look whether to kick" relies on.
  */
-export class DriverRing {
+export class DriverRing implements DriverQueue {
   readonly layout: RingLayout
-  /** The chain to add: guest addresses of its readable segments, then of its writable ones. Fill before `addChain`. */
+  readonly size: number
   readonly segmentAddress: Float64Array
-  /** The chain to add: bytes of each segment. */
   readonly segmentLength: Uint32Array
-  /** Of the chain that `pollUsed` last returned: how many bytes the device says that it wrote. */
   usedLength = 0
-  /** Of the chain that `pollUsed` last returned: what `addChain` was given. */
   usedToken = 0
 
   readonly #eventIdx: boolean
+  readonly #inOrder: boolean
   readonly #mask: number
 
   readonly #descriptors: Uint32Array
@@ -96,6 +61,15 @@ export class DriverRing {
   #seenUsed: number
   #broken = false
 
+  // With IN_ORDER only. Of each head: its available index, and how much the device may write for it.
+  readonly #indexOf: Uint16Array
+  readonly #writableOf: Float64Array
+  #oldest = 0
+  /** The batch that the device gave back with one element: its last head and that one's length, and the index behind it. */
+  #batchLast = 0
+  #batchLength = 0
+  #batchEnd: number
+
   /**
    * Clears the ring's memory; the device must not be using it.
    *
@@ -103,13 +77,15 @@ export class DriverRing {
    * part is not aligned.
    */
   constructor (memory: GuestMemory, layout: RingLayout, options: DriverRingOptions = {}) {
-    const { eventIdx = false, indirect, index = 0 } = options
+    const { eventIdx = false, inOrder = false, indirect, index = 0 } = options
     const { size } = layout
     if (layout.descriptorAddress % 16 !== 0 || layout.availableAddress % 2 !== 0 || layout.usedAddress % 4 !== 0) {
       throw new RangeError('the parts of a ring are aligned to 16, 2 and 4 bytes: use layOutRing')
     }
     this.layout = layout
+    this.size = size
     this.#eventIdx = eventIdx
+    this.#inOrder = inOrder
     this.#mask = size - 1
 
     this.#descriptors = new Uint32Array(memory.view(layout.descriptorAddress, descriptorTableBytes(size)))
@@ -128,13 +104,15 @@ export class DriverRing {
 
     this.segmentAddress = new Float64Array(Math.max(size, this.#tableSegments))
     this.segmentLength = new Uint32Array(this.segmentAddress.length)
-    this.#next = Uint16Array.from({ length: size }, (_, head) => head + 1)
+    this.#next = Uint16Array.from({ length: size }, (_, head) => (head + 1) & this.#mask)
     this.#lastOf = new Int32Array(size).fill(NOT_IN_FLIGHT)
     this.#countOf = new Uint16Array(size)
     this.#tokenOf = new Float64Array(size)
     this.#freeCount = size
+    this.#indexOf = new Uint16Array(inOrder ? size : 0)
+    this.#writableOf = new Float64Array(inOrder ? size : 0)
 
-    this.#nextAvailable = this.#published = this.#kicked = this.#nextUsed = this.#seenUsed = index
+    this.#nextAvailable = this.#published = this.#kicked = this.#nextUsed = this.#seenUsed = this.#batchEnd = index
     this.#clear(index)
   }
 
@@ -149,40 +127,31 @@ export class DriverRing {
     Atomics.store(this.#available, INDEX, index)
   }
 
-  /** Descriptors that are not part of a chain in flight. */
   get freeDescriptors (): number {
     return this.#freeCount
   }
 
-  /** Chains that the device has not given back. */
   get inFlight (): number {
     return this.#inFlight
   }
 
-  /** The head that the next `addChain` will use, for what is kept per head; any value when the ring is full. */
   get nextHead (): number {
     return this.#freeHead
   }
 
-  /** The device broke the ring: nothing more can be had from it. */
+  get usedIndex (): number {
+    return this.#nextUsed
+  }
+
   get broken (): boolean {
     return this.#broken
   }
 
-  /**
-   * Adds the chain that `segmentAddress` and `segmentLength` describe. The device sees it after `publish`.
-   *
-   * @param readable how many segments the device reads: the first ones.
-   * @param writable how many segments follow that the device writes.
-   * @param token given back with the used chain: any number. @default 0
-   * @returns the chain's head, 0 to size - 1, or `RING_FULL`.
-   * @throws RangeError for a chain that could not even go into an empty ring
-   */
   addChain (readable: number, writable: number, token = 0): number {
     const segments = readable + writable
     const indirect = segments > 1 && segments <= this.#tableSegments
     const count = indirect ? 1 : segments
-    if (segments === 0 || count > this.layout.size) throw this.#badChain(segments)
+    if (segments === 0 || count > this.size) throw badChain(this, segments)
     if (count > this.#freeCount) return RING_FULL
 
     const head = this.#freeHead
@@ -193,25 +162,15 @@ export class DriverRing {
     this.#countOf[head] = count
     this.#tokenOf[head] = token
     this.#inFlight++
+    if (this.#inOrder) this.#noteOrder(head, readable, segments)
 
     this.#available[ENTRIES + (this.#nextAvailable & this.#mask)] = head
     this.#nextAvailable = (this.#nextAvailable + 1) & 0xffff
     return head
   }
 
-  /** Adds a chain of these segments. Easier to read than `addChain`, for where speed is no matter. @see addChain */
   add (readable: readonly Segment[], writable: readonly Segment[], token = 0): number {
-    const segments = [...readable, ...writable]
-    if (segments.length > this.segmentAddress.length) throw this.#badChain(segments.length)
-    segments.forEach(({ address, length }, index) => {
-      this.segmentAddress[index] = address
-      this.segmentLength[index] = length
-    })
-    return this.addChain(readable.length, writable.length, token)
-  }
-
-  #badChain (segments: number): RangeError {
-    return new RangeError(`a chain has 1 to ${this.segmentAddress.length} segments: not ${segments}`)
+    return addSegments(this, readable, writable, token)
   }
 
   #writeChain (head: number, readable: number, segments: number): number {
@@ -220,7 +179,7 @@ export class DriverRing {
       last = at
       at = this.#next[last]
       const flags = (segment < readable ? 0 : VIRTQ_DESC_F_WRITE) | (segment + 1 < segments ? VIRTQ_DESC_F_NEXT : 0)
-      describe(this.#descriptors, last, this.segmentAddress[segment], this.segmentLength[segment], flags, at)
+      describe(this.#descriptors, last, this.segmentAddress[segment], this.segmentLength[segment], flags | at << 16)
     }
     return last
   }
@@ -229,22 +188,24 @@ export class DriverRing {
     const first = head * this.#tableSegments
     for (let segment = 0; segment < segments; segment++) {
       const flags = (segment < readable ? 0 : VIRTQ_DESC_F_WRITE) | (segment + 1 < segments ? VIRTQ_DESC_F_NEXT : 0)
-      describe(this.#tables!, first + segment, this.segmentAddress[segment], this.segmentLength[segment], flags, segment + 1)
+      describe(this.#tables!, first + segment, this.segmentAddress[segment], this.segmentLength[segment], flags | (segment + 1) << 16)
     }
-    describe(this.#descriptors, head, this.#tablesAddress + first * VIRTQ_DESC_BYTES, segments * VIRTQ_DESC_BYTES, VIRTQ_DESC_F_INDIRECT, 0)
+    describe(this.#descriptors, head, this.#tablesAddress + first * VIRTQ_DESC_BYTES, segments * VIRTQ_DESC_BYTES, VIRTQ_DESC_F_INDIRECT)
     return head
   }
 
-  /** Shows the device every chain added so far, with one store. */
+  #noteOrder (head: number, readable: number, segments: number): void {
+    this.#indexOf[head] = this.#nextAvailable
+    let bytes = 0
+    for (let segment = readable; segment < segments; segment++) bytes += this.segmentLength[segment]
+    this.#writableOf[head] = bytes
+  }
+
   publish (): void {
     this.#published = this.#nextAvailable
     Atomics.store(this.#available, INDEX, this.#published)
   }
 
-  /**
-   * Whether the device wants to be kicked for what was published since this was last asked. Ask once after each
-   * `publish` (virtio 1.2, 2.7.13.4.1): the answer speaks of that batch only.
-   */
   needsKick (): boolean {
     const before = this.#kicked
     const now = this.#kicked = this.#published
@@ -254,21 +215,17 @@ export class DriverRing {
     return needsEvent(event, now, before)
   }
 
-  /**
-   * Takes the next chain that the device finished; `usedLength` and `usedToken` then speak of it, and its descriptors
-   * are free again.
-   *
-   * @returns its head, `NOTHING_USED`, or `USED_RING_BROKEN`.
-   */
   pollUsed (): number {
     if (this.#nextUsed === this.#seenUsed && !this.#lookForUsed()) return this.#broken ? USED_RING_BROKEN : NOTHING_USED
+    if (this.#inOrder) return this.#takeInOrder()
     const element = (this.#nextUsed & this.#mask) * 2
     const head = this.#usedElements[element]
     if (head > this.#mask || this.#lastOf[head] === NOT_IN_FLIGHT) return this.#break()
     this.usedLength = this.#usedElements[element + 1]
-    this.usedToken = this.#tokenOf[head]
-    this.#nextUsed = (this.#nextUsed + 1) & 0xffff
-    this.#free(head)
+    this.#take(head)
+    this.#next[this.#lastOf[head]] = this.#freeHead
+    this.#freeHead = head
+    this.#lastOf[head] = NOT_IN_FLIGHT
     return head
   }
 
@@ -283,26 +240,43 @@ export class DriverRing {
     return index !== this.#nextUsed
   }
 
+  /** The next chain of a batch, for which the device wrote one element: that of the last one, in the first one's place (2.7.9). */
+  #takeInOrder (): number {
+    if (this.#nextUsed === this.#batchEnd && !this.#beginBatch()) return this.#break()
+    const head = this.#oldest
+    this.usedLength = head === this.#batchLast ? this.#batchLength : this.#writableOf[head]
+    this.#take(head)
+    this.#oldest = this.#next[this.#lastOf[head]]
+    this.#lastOf[head] = NOT_IN_FLIGHT
+    return head
+  }
+
+  #beginBatch (): boolean {
+    const element = (this.#nextUsed & this.#mask) * 2
+    const last = this.#usedElements[element]
+    if (last > this.#mask || this.#lastOf[last] === NOT_IN_FLIGHT) return false
+    const end = (this.#indexOf[last] + 1) & 0xffff
+    // A batch is published as a whole: what reaches further than the used index is out of order.
+    if (((end - this.#nextUsed) & 0xffff) > ((this.#seenUsed - this.#nextUsed) & 0xffff)) return false
+    this.#batchLast = last
+    this.#batchLength = this.#usedElements[element + 1]
+    this.#batchEnd = end
+    return true
+  }
+
+  #take (head: number): void {
+    this.usedToken = this.#tokenOf[head]
+    this.#freeCount += this.#countOf[head]
+    this.#nextUsed = (this.#nextUsed + 1) & 0xffff
+    this.#inFlight--
+  }
+
   #break (): number {
     this.#broken = true
     this.#seenUsed = this.#nextUsed
     return USED_RING_BROKEN
   }
 
-  #free (head: number): void {
-    this.#next[this.#lastOf[head]] = this.#freeHead
-    this.#freeHead = head
-    this.#freeCount += this.#countOf[head]
-    this.#lastOf[head] = NOT_IN_FLIGHT
-    this.#inFlight--
-  }
-
-  /**
-   * Asks for an interrupt at the next used chain, then looks once more: what was finished before the device saw the
-   * wish raises none.
-   *
-   * @returns `'more'`: poll on. `'empty'`: nothing is there, and an interrupt will tell when it is (never, when broken).
-   */
   enableInterrupts (): 'empty' | 'more' {
     if (this.#broken) return 'empty'
     if (this.#eventIdx) Atomics.store(this.#available, this.#usedEvent, this.#nextUsed)
@@ -318,12 +292,4 @@ export class DriverRing {
     if (this.#eventIdx) Atomics.store(this.#available, this.#usedEvent, (this.#nextUsed + 0x8000) & 0xffff)
     else Atomics.store(this.#available, FLAGS, VIRTQ_AVAIL_F_NO_INTERRUPT)
   }
-}
-
-function describe (table: Uint32Array, index: number, address: number, length: number, flags: number, next: number): void {
-  const word = index * 4
-  table[word] = address
-  table[word + 1] = address / 0x100000000
-  table[word + 2] = length
-  table[word + 3] = flags | (next << 16)
 }

@@ -1,0 +1,73 @@
+import { duplicate } from '@node-vmm/libc'
+import { Worker } from 'node:worker_threads'
+import { BlockingRing, COMPLETED, END, SUBMITTED } from './blocking-ring.ts'
+import type { CompletionSink } from './engine.ts'
+
+/** What the worker is started with. */
+export interface BlockingWorkerData {
+  readonly ring: SharedArrayBuffer
+  /** The worker's own duplicate of the engine's eventfd: it never writes to a number that means something else by then. */
+  readonly completionFd: number
+}
+
+/**
+ * A thread for the calls that block and have no asynchronous form, one at a time. It starts with the first of them,
+ * sleeps in between where it can be terminated (`Atomics.wait`, no system call), and does not keep the process alive.
+ */
+export class BlockingThread {
+  readonly #depth: number
+  readonly #completionFd: number
+  #ring: BlockingRing | undefined
+  #reaped = 0
+
+  /** @param completionFd the eventfd to write to when something is done. */
+  constructor (depth: number, completionFd: number) {
+    this.#depth = depth
+    this.#completionFd = completionFd
+  }
+
+  /** Has a blocking call made: see `blockingCall`. */
+  submit (id: number, fd: number, method: number, offset: number, length: number): void {
+    const ring = this.#ring ??= this.#start()
+    ring.fd[id] = fd
+    ring.method[id] = method
+    ring.offset[id] = offset
+    ring.length[id] = length
+    push(ring, id)
+  }
+
+  /** Hands out what is done, without waiting. */
+  reap (sink: CompletionSink): void {
+    // A callback may reap or close too: where we are is kept in the object, never in a local variable across a callback.
+    for (let ring = this.#ring; ring !== undefined; ring = this.#ring) {
+      if (this.#reaped === Atomics.load(ring.control, COMPLETED)) return
+      const id = ring.completions[this.#reaped & ring.mask]!
+      this.#reaped = (this.#reaped + 1) | 0
+      sink(id, ring.result[id]!)
+    }
+  }
+
+  /** Ends the thread. Nothing may be in flight. */
+  close (): void {
+    if (this.#ring !== undefined) push(this.#ring, END)
+    this.#ring = undefined
+  }
+
+  #start (): BlockingRing {
+    const buffer = BlockingRing.allocate(this.#depth)
+    const workerData: BlockingWorkerData = { ring: buffer, completionFd: duplicate(this.#completionFd) }
+    new Worker(workerEntry(), { workerData, name: 'ioq-blocking' }).unref()
+    return new BlockingRing(buffer)
+  }
+}
+
+function push (ring: BlockingRing, entry: number): void {
+  const tail = ring.control[SUBMITTED]!
+  ring.submissions[tail & ring.mask] = entry
+  Atomics.store(ring.control, SUBMITTED, (tail + 1) | 0)
+  Atomics.notify(ring.control, SUBMITTED)
+}
+
+function workerEntry (): URL {
+  return new URL(import.meta.url.endsWith('.ts') ? './blocking-worker.ts' : './blocking-worker.js', import.meta.url)
+}

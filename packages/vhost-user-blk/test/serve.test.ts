@@ -1,0 +1,194 @@
+import { VhostUserError } from '@node-vmm/vhost-user'
+import { type DataPlaneError, QUEUES_MAX, type TraceEvent } from '@node-vmm/virtio-blk-dataplane'
+import { BlockDriver } from '@node-vmm/virtio-blk-driver'
+import assert from 'node:assert/strict'
+import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { suite } from 'uvu'
+import { serve, type ServeOptions, type Server } from '../src/index.ts'
+import { RingFrontEnd } from './support/ring.ts'
+import { newImage, newPath } from './support/scratch.ts'
+
+const test = suite('serve')
+const servers: Server[] = []
+
+test.after.each(async () => {
+  for (const server of servers.splice(0)) await server.close()
+})
+
+async function start (options: Partial<ServeOptions> = {}): Promise<Server & { socketPath: string }> {
+  const socketPath = newPath()
+  const server = await serve({ path: newImage(), socketPath, ...options })
+  servers.push(server)
+  return { ...server, socketPath }
+}
+
+function openDescriptors (): number {
+  return readdirSync('/proc/self/fd').length
+}
+
+async function until (condition: () => boolean): Promise<void> {
+  while (!condition()) await sleep(5)
+}
+
+test('a disk is served until it is closed; then the socket is gone and the image free', async () => {
+  const path = newImage()
+  const { plane, socketPath, closed, close } = await start({ path, serial: 'api' })
+  assert.equal(plane.capacity, 1 << 20)
+  const driver = await BlockDriver.connect({ socketPath })
+  assert.equal(await driver.getId(), 'api')
+  await driver.write(512, new Uint8Array(512).fill(7))
+  await driver.close()
+  assert.equal(plane.statistics(0).bytesWritten, 512)
+  await assert.rejects(serve({ path, socketPath: newPath() }), { code: 'ERR_IMAGE_LOCKED' })
+
+  await close()
+  await close()
+  assert.equal(await closed, undefined)
+  assert.equal(existsSync(socketPath), false)
+  assert.equal(readFileSync(path)[512], 7)
+  await start({ path })
+})
+
+test('it can be disposed of', async () => {
+  const { socketPath, ...server } = await start()
+  await server[Symbol.asyncDispose]()
+  assert.equal(existsSync(socketPath), false)
+  assert.equal(server.plane.state, 'closed')
+})
+
+test('what cannot be served rejects and leaves nothing open', async () => {
+  const path = newImage()
+  const taken = await start()
+  const before = openDescriptors()
+  for (const [options, error] of [
+    [{ path: newPath() }, { code: 'ENOENT' }],
+    [{ queues: QUEUES_MAX + 1 }, { code: 'ERR_OPTION' }],
+    [{ format: 'qcow2' }, { code: 'ERR_FORMAT' }],
+    [{ socketPath: taken.socketPath }, { code: 'ERR_VHOST_USER_ADDRESS' }],
+    [{ socketPath: `${newPath()}/socket` }, { code: 'ENOENT' }],
+    [{ fd: 0 }, { name: 'TypeError', message: 'listen: give either a path or an fd' }]
+  ] as [Partial<ServeOptions>, object][]) {
+    await assert.rejects(serve({ path, socketPath: newPath(), ...options }), error)
+  }
+  await assert.rejects(serve({ path }), { name: 'TypeError' })
+  assert.equal(openDescriptors(), before)
+  await start({ path })
+})
+
+test('a resize changes the image and is told to the guest', async () => {
+  const path = newImage()
+  const { socketPath, resize } = await start({ path })
+  const guest = new RingFrontEnd(socketPath)
+  await guest.start()
+  let told = 0
+  await guest.frontEnd.setBackendReqFd(() => { told++ })
+  await resize(2 << 20)
+  assert.equal(statSync(path).size, 2 << 20)
+  await until(() => told === 1)
+  assert.equal(Buffer.from(await guest.frontEnd.getConfig(0, 8)).readBigUInt64LE(), 4096n)
+  guest.close()
+  // And without anybody to tell.
+  await resize(1 << 20)
+  const driver = await BlockDriver.connect({ socketPath })
+  assert.equal(driver.config.capacity, 1 << 20)
+  await driver.close()
+  await assert.rejects(resize(1000), { name: 'DataPlaneError' })
+})
+
+test('sessions and refusals are told', async () => {
+  const lines: string[] = []
+  const { socketPath, close } = await start({ log: (line) => lines.push(line), engine: 'sync' })
+  const first = new RingFrontEnd(socketPath)
+  await first.start()
+  await assert.rejects(first.frontEnd.setVringNum(3, 16), VhostUserError)
+  first.close()
+  await until(() => lines.length === 3)
+  const second = new RingFrontEnd(socketPath)
+  await second.start()
+  await close()
+  second.close()
+  assert.deepEqual(lines, [
+    'a front-end connected',
+    'SET_VRING_NUM refused: there is no ring 3: the device has 1',
+    'the session ended: the front-end hung up',
+    'a front-end connected',
+    'the session ended: the server closes'
+  ])
+})
+
+test('a guest that breaks its ring is told of, but cannot fill a log with it', async () => {
+  const lines: string[] = []
+  const { socketPath } = await start({ log: (line) => lines.push(line) })
+  const guest = new RingFrontEnd(socketPath)
+  await guest.start()
+  guest.misbehave()
+  await until(() => lines.length === 2)
+  assert.match(lines[1]!, /^queue 0 is broken until the guest resets it: the available index went from 0 to 28672/)
+  for (let round = 0; round < 40; round++) await guest.restart()
+  guest.close()
+  await until(() => lines.at(-1)!.startsWith('the session ended'))
+  assert.equal(lines.filter((line) => line.startsWith('queue 0 is broken')).length, 32)
+
+  // The next session is told of again.
+  lines.length = 0
+  const next = new RingFrontEnd(socketPath)
+  await next.start()
+  next.misbehave()
+  await until(() => lines.length === 2)
+  next.close()
+})
+
+test('messages and requests can be traced', async () => {
+  const messages: string[] = []
+  const events: TraceEvent[] = []
+  const { socketPath, close } = await start({ traceMessages: (line) => messages.push(line), tracer: (event) => events.push(event) })
+  const driver = await BlockDriver.connect({ socketPath })
+  await driver.flush()
+  await driver.close()
+  await close()
+  assert.equal(messages[0], 'vhost_user_message direction=received request=SET_OWNER size=0 fds=0')
+  assert.deepEqual(events.map(({ name }) => name), [
+    'virtio_blk_data_plane_start', 'vring_setup', 'virtio_blk_data_plane_process_request',
+    'virtio_blk_data_plane_complete_request', 'virtio_blk_data_plane_stop'
+  ])
+})
+
+test('without anybody to tell it serves all the same', async () => {
+  const { socketPath } = await start()
+  const guest = new RingFrontEnd(socketPath)
+  await guest.start()
+  guest.misbehave()
+  await assert.rejects(guest.frontEnd.setVringNum(3, 16), VhostUserError)
+  guest.close()
+  const driver = await BlockDriver.connect({ socketPath })
+  assert.deepEqual(await driver.read(0, 512), new Uint8Array(512))
+  await driver.close()
+})
+
+test('closed tells of the death of the data-plane thread', async () => {
+  const { socketPath, closed, close } = await start({ engine: { module: new URL('./support/dying-engine.ts', import.meta.url).href } })
+  const driver = await BlockDriver.connect({ socketPath })
+  const lost = driver.flush().catch((error: unknown) => error)
+  const error = await closed as DataPlaneError
+  assert.equal(error.code, 'ERR_THREAD')
+  assert.match(error.message, /a bug in the engine/)
+  await close()
+  assert.equal((await lost as { code: string }).code, 'ERR_BLOCK_DISCONNECTED')
+  await driver.close()
+  assert.equal(existsSync(socketPath), false)
+})
+
+test('bug: after listening, and after its end, Node 20 did not follow symbolic links to packages any more', async () => {
+  const isFollowed = (name: string): boolean => {
+    const path = createRequire(import.meta.url).resolve(name)
+    return path === realpathSync.native(path)
+  }
+  const { close } = await start()
+  assert.ok(isFollowed('typescript'))
+  await close()
+  assert.ok(isFollowed('esbuild'))
+})
+
+test.run()

@@ -1,0 +1,94 @@
+import type { GuestMemory } from '@node-vmm/hostmem'
+import type { VringFault } from '@node-vmm/vring'
+import type { EngineChoice } from './engine.ts'
+import { DataPlaneError } from './errors.ts'
+import type { ImageOptions } from './image.ts'
+import type { RingSetup } from './messages.ts'
+import { VIRTIO_BLK_ID_BYTES } from './request.ts'
+import type { Tracer } from './trace.ts'
+
+/** The most queues of one disk. */
+export const QUEUES_MAX = 256
+/** The most segments of one discard or write-zeroes request. */
+export const DISCARD_SEGMENTS_MAX = 256
+
+/** A disk and how to serve it. */
+export interface DataPlaneOptions extends ImageOptions {
+  /** Queues that the guest may use, 1 to 256. @default 1 */
+  readonly queues?: number
+  /** How the kernel is asked for disk I/O. @default 'auto' */
+  readonly engine?: EngineChoice
+  /** What the guest reads as the disk's serial number: up to 20 bytes. @default '' */
+  readonly serial?: string
+  /** Data-plane threads, 1 to as many as there are queues. @default 1 */
+  readonly threads?: number
+  /** The thread of each queue, from 0. @default one after the other, round and round */
+  readonly queueThreads?: readonly number[]
+  /** Processors to pin each data-plane thread to. @default those of the thread that starts it */
+  readonly cpus?: readonly (readonly number[])[]
+  /** Every write is stable when it completes, until the guest wants it otherwise. @default false: a flush makes stable what was written */
+  readonly writeThrough?: boolean
+  /** Segments of one discard or write-zeroes request, 0 (offer neither) to 256. @default 1, as QEMU */
+  readonly discardSegments?: number
+  /** Offer packed rings. @default false */
+  readonly packed?: boolean
+  /** Offer to complete requests in the order in which they came: slower where some take longer. @default false */
+  readonly inOrder?: boolean
+  /** The device passes SCSI commands through. A data plane cannot: it is refused. @default false */
+  readonly scsi?: boolean
+  /** False makes a data plane that does nothing, for hosts without the kernel features: every call succeeds. @default true */
+  readonly dataPlane?: boolean
+  /** Receives the trace events; `setTracer` changes it later. @default none, which costs a branch an event */
+  readonly tracer?: Tracer
+  /** A guest broke its ring: the queue stops there until it is stopped and started again. @default none */
+  readonly onFault?: (queue: number, fault: VringFault) => void
+  /** The data-plane thread died, which is a fault of this software: no request is served any more. @default none */
+  readonly onDeath?: (error: DataPlaneError) => void
+}
+
+/** A queue to serve: its ring, and how the guest and the device wake each other. */
+export interface QueueSetup extends RingSetup {
+  /** Guest memory. Held until the queue is stopped. */
+  readonly memory: GuestMemory
+  /** An eventfd (or pipe) that the guest's kicks make readable. The caller's to close, after the queue is stopped. */
+  readonly kickFd: number
+  /** An eventfd (or pipe) that interrupts the guest. @default none: the guest polls */
+  readonly callFd?: number | undefined
+  /** An eventfd that is notified once when the ring breaks. @default none */
+  readonly errorFd?: number | undefined
+  /**
+   * Host address of `inflightRecordBytes(size)` bytes that outlive this process: what a killed one had in flight is done
+   * again. Split rings only. @default none
+   */
+  readonly inflight?: { readonly address: number } | undefined
+  /**
+   * Host address and bytes of a bitmap in which the pages written are marked, for a migration; and where the used ring's
+   * own writes are to be marked. @default none
+   */
+  readonly log?: { readonly address: number, readonly length: number, readonly usedAddress?: number | undefined } | undefined
+}
+
+/** @throws DataPlaneError ERR_OPTION, ERR_SCSI */
+export function checkOptions (options: DataPlaneOptions): void {
+  const { queues = 1, threads = 1, queueThreads = [], cpus = [], serial = '', discardSegments = 1, scsi = false } = options
+  checkInteger('queues', queues, 1, QUEUES_MAX)
+  checkInteger('threads', threads, 1, queues)
+  checkInteger('discardSegments', discardSegments, 0, DISCARD_SEGMENTS_MAX)
+  for (const thread of queueThreads) checkInteger('queueThreads', thread, 0, threads - 1)
+  if (queueThreads.length !== 0 && queueThreads.length !== queues) {
+    throw new DataPlaneError('ERR_OPTION', `queueThreads names the thread of each of the ${queues} queues: not of ${queueThreads.length}`)
+  }
+  if (cpus.length !== 0 && cpus.length !== threads) {
+    throw new DataPlaneError('ERR_OPTION', `cpus names the processors of each of the ${threads} threads: not of ${cpus.length}`)
+  }
+  if (Buffer.byteLength(serial) > VIRTIO_BLK_ID_BYTES) {
+    throw new DataPlaneError('ERR_OPTION', `a serial number has up to ${VIRTIO_BLK_ID_BYTES} bytes: ${JSON.stringify(serial)} has ${Buffer.byteLength(serial)}`)
+  }
+  if (scsi) throw new DataPlaneError('ERR_SCSI', 'a data plane cannot pass SCSI commands through: switch SCSI passthrough off, or the data plane')
+}
+
+function checkInteger (name: string, value: number, lowest: number, highest: number): void {
+  if (!Number.isInteger(value) || value < lowest || value > highest) {
+    throw new DataPlaneError('ERR_OPTION', `${name} is an integer from ${lowest} to ${highest}: not ${value}`)
+  }
+}

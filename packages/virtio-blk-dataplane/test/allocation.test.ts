@@ -1,0 +1,51 @@
+// The path from kick to interrupt allocates nothing per request: counted by the growth of the thread's young generation.
+import assert from 'node:assert/strict'
+import { truncateSync } from 'node:fs'
+import { suite } from 'uvu'
+import { runChild } from './support/child.ts'
+import { Scratch } from './support/image.ts'
+
+const test = suite('allocation')
+// In memory: what a flush of a real disk takes is of no interest here.
+const scratch = new Scratch('/dev/shm')
+process.on('exit', () => scratch.remove())
+const path = scratch.file('large.img', 512)
+truncateSync(path, 8 * 2 ** 30)
+
+const runs: readonly (readonly [engine: string, depth: number, eventIdx: boolean, indirect: boolean, limit: number])[] = [
+  ['io_uring', 32, true, false, 4],
+  ['io_uring', 32, false, true, 4],
+  ['io_uring', 1, true, true, 4],
+  ['linux-aio', 32, true, true, 4],
+  // Arguments of system calls above 2^31, such as addresses, are objects: two a request.
+  ['sync', 32, true, false, 40]
+]
+interface Measured {
+  readonly failed: number
+  readonly samples: number
+  readonly bytesPerRequest: number
+}
+
+async function measure (...args: unknown[]): Promise<Measured> {
+  const { stdout, stderr } = await runChild(new URL('./support/allocation-child.ts', import.meta.url), [path, ...args].map(String), { limit: 30_000 })
+  assert.notEqual(stdout, '', stderr)
+  return JSON.parse(stdout)
+}
+
+for (const [engine, depth, eventIdx, indirect, limit] of runs) {
+  const title = `${engine}, ${depth} at once, ${eventIdx ? 'with' : 'without'} EVENT_IDX, ${indirect ? 'indirect' : 'direct'} chains`
+  test(`${title}: the thread allocates less than ${limit} bytes a request`, async () => {
+    const { failed, samples, bytesPerRequest } = await measure(engine, depth, eventIdx, indirect, false)
+    console.log(`note: ${title}: ${bytesPerRequest.toFixed(2)} bytes a request`)
+    assert.equal(failed, 0)
+    assert.ok(samples >= 8, `${samples} samples`)
+    assert.ok(bytesPerRequest < limit, `${bytesPerRequest} bytes a request`)
+  })
+}
+
+test('the measure sees what tracing allocates', async () => {
+  const { bytesPerRequest } = await measure('io_uring', 32, true, false, true)
+  assert.ok(bytesPerRequest > 40, `${bytesPerRequest} bytes a request`)
+})
+
+test.run()

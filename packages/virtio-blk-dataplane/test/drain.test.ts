@@ -1,0 +1,275 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs'
+import { Worker } from 'node:worker_threads'
+import type { EngineName } from '@node-vmm/ioq'
+import type { Fault } from '@node-vmm/ioq/testing'
+import { test } from 'uvu'
+import { DataPlane, type DataPlaneOptions, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK } from '../src/index.ts'
+import { runChild } from './support/child.ts'
+import { faulty } from './support/faulty-engine.ts'
+import { Guest, type GuestOptions } from './support/guest.ts'
+import { Scratch, sectorPattern } from './support/image.ts'
+import { Load } from './support/load.ts'
+
+const SECTORS = 1024
+const ENGINES: readonly EngineName[] = ['io_uring', 'linux-aio', 'sync']
+const scratch = new Scratch()
+process.on('exit', () => scratch.remove())
+const path = scratch.image('disk.img', SECTORS)
+test.before.each(() => writeFileSync(path, sectorPattern(0, SECTORS)))
+
+const ends: (() => Promise<void> | void)[] = []
+test.after.each(async () => {
+  for (const end of ends.splice(0).reverse()) await end()
+})
+
+function make (options: Partial<DataPlaneOptions> = {}): DataPlane {
+  const plane = DataPlane.create({ path, ...options })
+  ends.push(() => plane.close())
+  return plane
+}
+
+function player (options: GuestOptions = {}): Guest {
+  const made = new Guest(options)
+  ends.unshift(() => made.close())
+  return made
+}
+
+/** A running data plane with one guest. */
+async function serve (options: Partial<DataPlaneOptions> = {}, guestOptions: GuestOptions = {}): Promise<{ plane: DataPlane, guest: Guest }> {
+  const plane = make(options)
+  const guest = player(guestOptions)
+  await plane.start([guest.setup])
+  return { plane, guest }
+}
+
+const sleep = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds))
+
+for (const [engine, eventIdx] of [['io_uring', true], ['linux-aio', false], ['sync', true]] as const) {
+  test(`${engine}: drains end under a guest that never stops sending`, async () => {
+    const { plane, guest } = await serve({ engine }, { eventIdx })
+    const load = new Load(guest, 16)
+    for (let round = 0; round < 30; round++) {
+      await plane.drain({ timeout: 5000 })
+      plane.drainSync({ timeout: 5000 })
+      await load.advance()
+    }
+    await load.stop()
+  })
+
+  test(`${engine}: hundreds of pauses under load lose no request and serve none twice`, async () => {
+    const { plane, guest } = await serve({ engine }, { eventIdx })
+    const load = new Load(guest, 16)
+    for (let round = 0; round < 200; round++) {
+      await plane.pause({ timeout: 5000 })
+      assert.deepEqual(plane.inFlight, [0])
+      plane.resume()
+      // Sometimes in the middle of a batch, sometimes before it is taken in.
+      if (round % 3 !== 0) await load.advance()
+    }
+    await load.stop()
+    assert.ok(load.answered >= 130, `${load.answered} requests meanwhile`)
+    assert.equal(plane.statistics(0).requests, load.answered)
+    assert.deepEqual((await plane.stop()).get(0), { availableIndex: load.answered & 0xffff, usedIndex: load.answered & 0xffff })
+  })
+
+  test(`${engine}: paused, nothing is taken in and nothing completes, and the image is the caller's`, async () => {
+    const { plane, guest } = await serve({ engine }, { eventIdx })
+    const load = new Load(guest, 8)
+    await load.advance(50)
+    await plane.pause()
+    const before = plane.statistics(0)
+    const used = guest.raw.getUsedIndex()
+    guest.poll()
+    const id = guest.getId()
+    const read = guest.read(900, 512)
+    await sleep(60)
+    assert.deepEqual({ ...plane.statistics(0), kicks: 0 }, { ...before, kicks: 0 })
+    assert.equal(guest.raw.getUsedIndex(), used)
+    assert.ok(guest.ring.inFlight >= 2, 'the guest waits')
+    const file = openSync(path, 'r+')
+    writeSync(file, sectorPattern(900, 1, 5), 0, 512, 900 * 512)
+    closeSync(file)
+    plane.resume()
+    assert.equal((await id).status, VIRTIO_BLK_S_OK)
+    assert.deepEqual((await read).data, sectorPattern(900, 1, 5))
+    await load.stop()
+  })
+}
+
+test('another thread drains, while the guest goes on sending', async () => {
+  const { plane, guest } = await serve()
+  const load = new Load(guest, 16)
+  await load.advance()
+  const worker = new Worker(new URL('./support/drain-worker.ts', import.meta.url), { workerData: plane.drainHandle() })
+  const [message] = await Promise.race([once(worker, 'message'), sleep(8000)]) as [string]
+  assert.equal(message, 'drained')
+  await load.stop()
+})
+
+test('a drain waits for what completes late, as do several at once, and a blocking one', async () => {
+  const { plane, guest } = await serve({ engine: faulty({ rules: [{ operation: 'read', fault: { kind: 'late', milliseconds: 100 } }] }) })
+  let answered = 0
+  const read = (): void => { guest.read(1, 512).then(() => { answered++ }) }
+  read()
+  await sleep(20)
+  const started = performance.now()
+  await Promise.all([plane.drain(), plane.drain(), plane.drain({ timeout: 5000 })])
+  assert.ok(performance.now() - started > 50)
+  read()
+  await sleep(20)
+  plane.drainSync()
+  assert.ok(performance.now() - started > 150)
+  guest.poll()
+  await sleep(0)
+  assert.equal(answered, 2)
+})
+
+test('two pauses at once: both wait, one resume ends them', async () => {
+  const { plane, guest } = await serve({ engine: faulty({ rules: [{ operation: 'read', fault: { kind: 'late', milliseconds: 80 } }] }) })
+  const read = guest.read(1, 512)
+  await sleep(20)
+  const started = performance.now()
+  const first = plane.pause()
+  await plane.pause()
+  assert.ok(performance.now() - started > 40)
+  await first
+  assert.equal(plane.state, 'paused')
+  plane.resume()
+  assert.deepEqual((await read).data, sectorPattern(1, 1))
+  assert.deepEqual((await guest.read(2, 512)).data, sectorPattern(2, 1))
+})
+
+test('a pause that is out of time is none, and a later one works', async () => {
+  const { plane, guest } = await serve({ engine: faulty({ rules: [{ operation: 'read', at: 0, fault: { kind: 'late', milliseconds: 150 } }] }) })
+  const read = guest.read(1, 512)
+  await sleep(20)
+  await assert.rejects(plane.pause({ timeout: 30 }), { code: 'ERR_TIMEOUT', inFlight: [1] })
+  assert.equal(plane.state, 'running')
+  assert.equal((await guest.flush()).status, VIRTIO_BLK_S_OK)
+  await plane.pause({ timeout: 5000 })
+  guest.poll()
+  assert.deepEqual((await read).data, sectorPattern(1, 1))
+  plane.resume()
+  assert.equal((await guest.flush()).status, VIRTIO_BLK_S_OK)
+})
+
+test('a queue that is started while paused waits for the resume; stopped while paused, it can be started again', async () => {
+  const plane = make({ queues: 2 })
+  const [guest, other] = [player(), player()]
+  await plane.start([guest.setup])
+  await plane.pause()
+  const read = other.read(3, 512)
+  await plane.startQueue(1, other.setup)
+  assert.equal(plane.state, 'paused')
+  await sleep(30)
+  assert.equal(other.raw.getUsedIndex(), 0)
+  assert.deepEqual(await plane.stopQueue(0), { availableIndex: 0, usedIndex: 0 })
+  plane.resume()
+  assert.deepEqual((await read).data, sectorPattern(3, 1))
+  await plane.pause()
+  assert.deepEqual(await plane.stop(), new Map([[1, { availableIndex: 1, usedIndex: 1 }]]))
+  assert.equal(plane.state, 'stopped')
+  await plane.start([guest.setup])
+  assert.equal(plane.state, 'running')
+  assert.deepEqual((await guest.read(4, 512)).data, sectorPattern(4, 1))
+})
+
+test('stop completes what is in flight, all of it, and says from where to go on', async () => {
+  const { plane, guest } = await serve({ engine: faulty({ rules: [{ fault: { kind: 'late', milliseconds: 50 } }] }) })
+  const reads = Array.from({ length: 20 }, (_, sector) => guest.read(sector, 512))
+  await sleep(20)
+  assert.deepEqual(plane.inFlight, [20])
+  assert.deepEqual((await plane.stop()).get(0), { availableIndex: 20, usedIndex: 20 })
+  guest.poll()
+  const answers = await Promise.all(reads)
+  answers.forEach(({ data }, sector) => assert.deepEqual(data, sectorPattern(sector, 1)))
+})
+
+test('stop, close and drain while it starts; drain and pause while it closes', async () => {
+  const guest = player()
+  const plane = make()
+  const starting = plane.start([guest.setup])
+  const drained = plane.drain({ timeout: 5000 })
+  const [, states] = await Promise.all([starting, plane.stop(), drained])
+  assert.equal(states.size, 1)
+  assert.equal(plane.state, 'stopped')
+
+  const again = plane.start([guest.setup])
+  await Promise.all([again, plane.close()])
+  assert.equal(plane.state, 'closed')
+
+  const late = make({ engine: faulty({ rules: [{ fault: { kind: 'late', milliseconds: 60 } }] }) })
+  guest.resetRing()
+  await late.start([guest.setup])
+  const read = guest.read(1, 512)
+  await sleep(20)
+  const closing = late.close()
+  await late.drain({ timeout: 5000 })
+  await assert.rejects(late.pause(), { code: 'ERR_STATE' })
+  await closing
+  guest.poll()
+  assert.deepEqual((await read).data, sectorPattern(1, 1))
+})
+
+test('a request that never completes: whoever waits is told which queue and how many, and the rest goes on', async () => {
+  const { status, stdout, stderr } = await runChild(new URL('./support/never-child.ts', import.meta.url), [scratch.image('never.img', 64)])
+  assert.equal(stdout, 'as it should be\n', stderr)
+  assert.equal(status, 0)
+})
+
+const faults: readonly (readonly [title: string, fault: Fault])[] = [
+  ['completions that are late', { kind: 'late', milliseconds: 3 }],
+  ['completions in another order', { kind: 'reorder' }],
+  ['transfers that are short', { kind: 'short' }],
+  ['submissions that are refused for now', { kind: 'again' }]
+]
+for (const engine of ENGINES) {
+  test(`${engine}: the guest sees nothing of ${faults.map(([title]) => title).join(', ')}`, async () => {
+    const rules = faults.map(([, fault]) => ({ fault, probability: 0.2 }))
+    const { plane, guest } = await serve({ engine: faulty({ rules, seed: 42 }, engine) })
+    assert.match(plane.engineOf(0)!.name, new RegExp(`faulty ${engine}`))
+    const load = new Load(guest, 16)
+    for (let round = 0; round < 20; round++) {
+      await load.advance(5)
+      await plane.drain({ timeout: 5000 })
+    }
+    await load.stop()
+    assert.equal(plane.statistics(0).errors, 0)
+  })
+
+  test(`${engine}: errors of the disk reach the guest, each request's its own`, async () => {
+    const { plane, guest } = await serve({
+      engine: faulty({
+        rules: [
+          { operation: 'read', at: 1, fault: { kind: 'error', code: 'EIO' } },
+          { operation: 'write', at: 1, fault: { kind: 'error', code: 'ENOSPC' } },
+          { operation: 'flush', at: 1, fault: { kind: 'error', code: 'EIO' } },
+          { operation: 'read', at: 3, fault: { kind: 'error', code: 'EINTR' } },
+          { operation: 'write', at: 2, fault: { kind: 'error', code: 'EAGAIN' } }
+        ]
+      }, engine)
+    })
+    const failed = { status: VIRTIO_BLK_S_IOERR, written: 1 }
+    const done = { status: VIRTIO_BLK_S_OK, written: 1 }
+    assert.deepEqual((await guest.read(1, 512)).data, sectorPattern(1, 1))
+    const { data, ...answer } = await guest.read(1, 512)
+    assert.deepEqual(answer, failed)
+    assert.ok(data.every((byte) => byte === 0))
+    assert.deepEqual(await guest.write(2, sectorPattern(2, 1, 1)), done)
+    assert.deepEqual(await guest.write(2, sectorPattern(2, 1, 2)), failed)
+    assert.deepEqual(scratch.sectors(path, 2, 1), sectorPattern(2, 1, 1))
+    assert.deepEqual(await guest.flush(), done)
+    assert.deepEqual(await guest.flush(), failed)
+    assert.deepEqual(await guest.flush(), done)
+    // These are not errors: the request is done again.
+    assert.deepEqual((await guest.read(1, 512)).data, sectorPattern(1, 1))
+    assert.deepEqual((await guest.read(1, 512)).data, sectorPattern(1, 1))
+    assert.deepEqual(await guest.write(2, sectorPattern(2, 1, 3)), done)
+    assert.deepEqual(scratch.sectors(path, 2, 1), sectorPattern(2, 1, 3))
+    assert.equal(plane.statistics(0).errors, 3)
+  })
+}
+
+test.run()

@@ -1,0 +1,65 @@
+// Run by allocation.test.ts in a process of its own: prints how many bytes a request costs the data-plane thread.
+import { EventPoll } from '@node-vmm/event-poll'
+import type { EngineName } from '@node-vmm/ioq'
+import { NOTHING_USED } from '@node-vmm/vring/driver'
+import { DataPlane, VIRTIO_BLK_S_OK, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../src/index.ts'
+import { Guest } from './guest.ts'
+import { measuring, REQUESTS_A_SAMPLE } from './measuring-engine.ts'
+
+const WARM_UP = 10
+const SAMPLES = 15
+
+const [path, engine, depth, eventIdx, indirect, traced] = process.argv.slice(2) as [string, EngineName, string, string, string, string]
+const samples = new SharedArrayBuffer(8 * (1 + WARM_UP + SAMPLES))
+const taken = new Float64Array(samples)
+const plane = DataPlane.create({ path, engine: measuring(engine, samples), ...(traced === 'true' && { tracer: () => {} }) })
+// Above 4 GiB: such an address is no small integer.
+const guest = new Guest({ guestAddress: 5 * 2 ** 30, size: 128, eventIdx: eventIdx === 'true', indirect: indirect === 'true' })
+const { ring, memory } = guest
+const lastSector = plane.capacity / 512 - 8
+
+// What is sent again and again: reads, writes and flushes, all over the disk.
+const headers: number[] = []
+const statuses: number[] = []
+const data: number[] = []
+for (let slot = 0; slot < Number(depth); slot++) {
+  const type = slot % 8 === 7 ? VIRTIO_BLK_T_FLUSH : slot % 2 === 0 ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT
+  headers.push(guest.header(type, slot % 3 === 0 ? lastSector : slot * 8))
+  statuses.push(guest.allocate(1))
+  data.push(guest.allocate(4096))
+}
+function add (slot: number): void {
+  const type = memory.getUint32(headers[slot]!)
+  const segments = type === VIRTIO_BLK_T_FLUSH ? [] : [{ address: data[slot]!, length: 1024 }, { address: data[slot]! + 2048, length: 1024 }]
+  const status = { address: statuses[slot]!, length: 1 }
+  const header = { address: headers[slot]!, length: 16 }
+  if (type === VIRTIO_BLK_T_IN) ring.add([header], [...segments, status], slot)
+  else ring.add([header, ...segments], [status], slot)
+}
+
+await plane.start([guest.setup])
+const poll = new EventPoll()
+poll.add(guest.call, () => {})
+let failed = 0
+let requests = 0
+const again: number[] = Array.from({ length: Number(depth) }, (_, slot) => slot)
+while (taken[0]! < WARM_UP + SAMPLES) {
+  for (const slot of again.splice(0)) add(slot)
+  ring.publish()
+  if (ring.needsKick()) guest.kick.notify()
+  do {
+    while (ring.pollUsed() > NOTHING_USED) {
+      if (memory.getUint8(statuses[ring.usedToken]!) !== VIRTIO_BLK_S_OK) failed++
+      requests++
+      again.push(ring.usedToken)
+    }
+    if (again.length > 0 || ring.broken) break
+  } while (ring.enableInterrupts() === 'more' || poll.poll(5000) >= 0)
+}
+const { kicks, interrupts } = plane.statistics(0)
+// A collection makes a sample too small: the middle one of the others counts.
+const sorted = [...taken.subarray(1 + WARM_UP)].filter((bytes) => bytes >= 0).sort((one, other) => one - other)
+console.log(JSON.stringify({
+  failed, requests, kicks, interrupts, samples: sorted.length, bytesPerRequest: sorted[sorted.length >> 1]! / REQUESTS_A_SAMPLE
+}))
+process.exit(0)

@@ -1,0 +1,44 @@
+// Run by data-plane.test.ts: a process that ends in one of many ways while there is a data plane.
+import { DataPlane, VIRTIO_BLK_T_IN } from '../../src/index.ts'
+import { faulty } from './faulty-engine.ts'
+import { Guest } from './guest.ts'
+
+const [way, path] = process.argv.slice(2) as [string, string]
+const never = { rules: [{ fault: { kind: 'never' } as const }] }
+const plane = DataPlane.create({ path, queues: 2, threads: 2, ...(way === 'exit with requests in flight' && { engine: faulty(never) }) })
+const guests = way === 'end without a start' ? [] : [new Guest(), new Guest()]
+const started = plane.start(guests.map((guest) => guest.setup))
+
+switch (way) {
+  case 'exit while it starts':
+    setImmediate(() => process.exit(7))
+    break
+  case 'exit while it runs':
+    await started
+    await guests[0]!.read(0, 512)
+    process.exit(7)
+    break
+  case 'exit with requests in flight':
+    await started
+    for (let sector = 0; sector < 10; sector++) guests[1]!.request(VIRTIO_BLK_T_IN, sector, { writable: [{ address: 0x200000, length: 512 }] })
+    await new Promise((resolve) => setTimeout(resolve, 100))
+    console.log(`in flight: ${plane.inFlight}`)
+    process.exit(7)
+    break
+  case 'an uncaught error':
+    await started
+    setTimeout(() => { throw new Error('on purpose') })
+    break
+  case 'end without a start':
+    await started
+    break
+  case 'end after a close':
+    await started
+    await guests[0]!.read(0, 512)
+    await plane[Symbol.asyncDispose]()
+    for (const guest of guests) guest.close()
+    console.log(plane.state)
+    break
+  default:
+    throw new Error(`no way ${way}`)
+}

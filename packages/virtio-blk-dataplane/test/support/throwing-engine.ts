@@ -1,0 +1,21 @@
+// An engine module with faults of its own: where it throws, the data-plane thread does.
+import { openEngine } from '@node-vmm/ioq'
+import type { EngineFactory, EngineModule } from '../../src/index.ts'
+
+type Where = 'open' | 'submit' | 'reap' | 'exit'
+
+const factory: EngineFactory = (options, where) => {
+  if (where === 'open') throw Object.assign(new Error('no engine today'), { code: 'ENOTODAY' })
+  const { engine } = openEngine('auto', options)
+  if (where === 'submit') engine.submit = () => { throw new Error('submit went wrong') }
+  if (where === 'reap') engine.reap = () => { throw new Error('reap went wrong') }
+  if (where === 'exit') engine.submit = () => process.exit(3)
+  return engine
+}
+
+export default factory
+
+/** The choice of this engine. */
+export function throwing (where: Where): EngineModule {
+  return { module: import.meta.url, options: where }
+}
