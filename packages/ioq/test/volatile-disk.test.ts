@@ -92,7 +92,8 @@ for (const name of availableEngines()) {
 
   test('discards and zeroes are volatile too, durable ones are not', () => {
     const seen = [new Set<number>(), new Set<number>()]
-    for (let seed = 0; seed < SEEDS; seed++) {
+    // With Linux AIO each queue starts a thread here.
+    for (let seed = 0; seed < 6; seed++) {
       const sectors = sectorsOf(cut(seed, (harness) => {
         assert.equal(harness.writeZeroes(32 * SECTOR, 8 * SECTOR, true, REQUEST_DURABLE), 0)
         assert.equal(harness.writeZeroes(40 * SECTOR, 8 * SECTOR, false, REQUEST_DURABLE), 0)

@@ -38,7 +38,13 @@ test('who waits gets a turn: those under way are not joined any more', () => {
     assert.equal(other.enter(!kind), false, 'and now the first one waits')
     other.leave(!kind)
     assert.equal(one.enter(kind), true)
-    assert.equal(one.enter(kind), true, 'nobody waits')
+    assert.equal(one.enter(kind), false, 'and now the second one')
+    one.leave(kind)
+    assert.equal(other.enter(!kind), true)
+    assert.equal(one.enter(kind), false)
+    other.leave(!kind)
+    assert.equal(one.enter(kind), true)
+    assert.equal(one.enter(kind), true, 'and now nobody')
   }
 })
 

@@ -22,6 +22,8 @@ Serves a raw disk image to a virtual machine over vhost-user, in the foreground,
   --socket-path=PATH   unix socket to listen on, created with mode 0600 and removed at the end
   --fd=N               socket that this process was given: listening, or connected
   --blk-file=IMAGE     the raw image: a file or a block device; locked while it is served
+  --lock=WHEN          lock the image while it is open, or only while a guest is running on it: then a second server
+                       may be started for the guest to be migrated to (default open)
   --read-only          refuse writes; other readers may use the image meanwhile
   --num-queues=N       queues that the guest may use, 1 to ${QUEUES_MAX} (default 1)
   --engine=NAME        auto, io_uring, linux-aio or sync (default auto: the best that the host allows)
@@ -44,12 +46,14 @@ Exit status: 0 ended as asked; 1 it could not serve, or not go on; 2 the command
 
 /** The highest number that a processor can have in a mask of the kernel's. */
 const CPU_MAX = 1023
+const LOCKS = ['open', 'running'] as const
 const ENGINES = ['auto', 'io_uring', 'linux-aio', 'sync'] as const
 
 const flags = {
   'socket-path': { type: 'string' },
   fd: { type: 'string' },
   'blk-file': { type: 'string' },
+  lock: { type: 'string', default: 'open' },
   'read-only': { type: 'boolean', default: false },
   'num-queues': { type: 'string', default: '1' },
   engine: { type: 'string', default: 'auto' },
@@ -83,6 +87,8 @@ export function parseCommand (args: readonly string[]): Command {
   const engine = ENGINES.find((name) => name === values.engine)
   if (engine === undefined) throw new UsageError(`no engine is called ${values.engine}: use ${ENGINES.join(', ')}.`)
   if (Buffer.byteLength(values.serial) > VIRTIO_BLK_ID_BYTES) throw new UsageError(`--serial takes up to ${VIRTIO_BLK_ID_BYTES} bytes.`)
+  const lock = LOCKS.find((name) => name === values.lock)
+  if (lock === undefined) throw new UsageError(`--lock takes ${LOCKS.join(' or ')}: not ${JSON.stringify(values.lock)}.`)
   const queues = integer('--num-queues', values['num-queues'], 1, QUEUES_MAX)
   const threads = integer('--threads', values.threads, 1, queues)
   return {
@@ -92,6 +98,7 @@ export function parseCommand (args: readonly string[]): Command {
       path,
       ...(socketPath === undefined ? { fd: integer('--fd', fd!, 0, 0x7fffffff) } : { socketPath }),
       readOnly: values['read-only'],
+      lock,
       direct: values.direct,
       writeThrough: values['write-through'],
       discardSegments: integer('--discard-segments', values['discard-segments'], 0, DISCARD_SEGMENTS_MAX),

@@ -1,6 +1,6 @@
 // The log of written pages: which rings have it when, and what it must cover.
 import assert from 'node:assert/strict'
-import { close, viewMemory } from '@node-vmm/libc'
+import { viewMemory } from '@node-vmm/libc'
 import { test } from 'uvu'
 import {
   encodeLog, encodeMessage, FLAG_NEED_REPLY, FLAG_REPLY, FrontEndRequest, OFFERED_PROTOCOL_FEATURES, ProtocolFeature, TransportFeature
@@ -16,7 +16,7 @@ const fds = new Eventfds()
 const ram = guestMemory()
 /** Bytes that the memory needs. */
 const SIZE = (GUEST_BASE + 0x10000) / 4096 / 8
-const fd = memoryFile(0x10000)
+const fd = memoryFile(0x20000)
 
 async function finish ({ front, session }: Pair): Promise<void> {
   front.close()
@@ -89,7 +89,7 @@ test('a migration: a log, then LOG_ALL, then the used rings, then another log, t
 
   // Each reading of the log begins with a fresh one: the old one is not written any more when this is answered.
   new Uint8Array(viewMemory(first.address, 1))[0] = 1
-  await front.setLogBase({ fd, size: SIZE, offset: 0x8010 - 0x8010 % 8 - 8 })
+  await front.setLogBase({ fd, size: SIZE, offset: 0x10008 })
   assert.deepEqual(device.look().filter((line) => line.startsWith('stop')), ['stop 0', 'stop 1'])
   const second = device.queues.get(0)!.log!
   assert.equal(new Uint8Array(viewMemory(second.address, 1))[0], 0)

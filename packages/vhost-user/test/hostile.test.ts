@@ -4,7 +4,7 @@ import { close, eventfd, memfdCreate, open, O_RDONLY, sendMessage, unixSocketPai
 import { test } from 'uvu'
 import {
   BackEndSession, encodeConfig, encodeInflight, encodeLog, encodeMemoryTable, encodeMessage, encodeRegion, encodeU64,
-  encodeVringAddress, encodeVringState, FLAG_NEED_REPLY, FLAG_REPLY, FrontEndRequest as Request, hasOwnReply,
+  encodeVringAddress, encodeVringState, FLAG_NEED_REPLY, FLAG_REPLY, type FrontEnd, FrontEndRequest as Request, hasOwnReply,
   type InflightDescription, ProtocolFeature, TransportFeature
 } from '../src/index.ts'
 import {
@@ -310,15 +310,20 @@ test('random messages: the session answers or ends, and gives everything back', 
     return (x >>> 8) % below
   }
   const payloads = (): Uint8Array => {
-    const shapes = [none, raw(BigInt(random(4))), state(random(3), random(3)), state(0, random(70000)), table(random(4)), encodeRegion(region),
+    const shapes = [none, raw(BigInt(random(4))), raw(1n << 32n | TransportFeature.LOG_ALL | TransportFeature.PROTOCOL_FEATURES), state(random(3), random(3)), state(0, random(70000)), table(random(4)), encodeRegion(region),
       encodeVringAddress({ index: random(3), ...ringAddresses(random(2)), flags: random(2), log: BigInt(random(0x50000000)) }),
       inflight({ queues: random(4), queueSize: 8 * random(4), size: 64 * random(11) }), log(8 * random(4200)), encodeMemoryTable([region]), raw(1n << BigInt(random(64))),
       encodeConfig({ offset: random(300), size: random(20), flags: random(3), data: new Uint8Array(20) }), new Uint8Array(random(200)).fill(random(256))]
     return shapes[random(shapes.length)]!
   }
+  const migrate = async (front: FrontEnd): Promise<void> => {
+    await front.setInflightFd({ fd: inflightFd, size: INFLIGHT_BYTES, offset: 0, queues: 1 + random(2), queueSize: 16 })
+    await front.setLogBase({ fd: roomyFd, size: LOG_BYTES + random(3) })
+    await front.setFeatures(1n << 32n | TransportFeature.LOG_ALL | TransportFeature.PROTOCOL_FEATURES)
+  }
   const unanswered = Object.values(Request).filter((request) => !hasOwnReply(request))
   const before = [openDescriptors(), mappings()]
-  let starts = 0
+  const starts: string[] = []
   for (let round = 0; round < 60; round++) {
     const pair = connect()
     if (random(2) === 0) await start(pair)
@@ -327,15 +332,16 @@ test('random messages: the session answers or ends, and gives everything back', 
       // What ends a session is rare, so that most messages find one.
       const request = random(40) === 0 ? random(46) : unanswered[random(unanswered.length)]!
       await pair.front.send(request, random(100) === 0 ? FLAG_REPLY : 0, { payload: payloads(), fds }).catch(() => {})
-      if (random(4) === 0) await start(pair).catch(() => {})
+      if (random(4) === 0) await start(pair).then(() => migrate(pair.front)).catch(() => {})
     }
     await new Promise((resolve) => setImmediate(resolve))
     pair.front.close()
     await pair.session.closed
     assert.equal(pair.device.queues.size, 0)
-    starts += pair.device.look().filter((line) => line.startsWith('start')).length
+    starts.push(...pair.device.look().filter((line) => line.startsWith('start')))
   }
-  assert.ok(starts > 60, `${starts} starts: the messages do not get deep`)
+  const kinds = ['', 'recorded', 'logged'].map((kind) => starts.filter((line) => line.includes(kind)).length)
+  assert.ok(kinds[0]! > 60 && kinds[1]! > 0 && kinds[2]! > 0, `${kinds} starts: the messages do not get deep`)
   assert.deepEqual([openDescriptors(), mappings()], before)
 })
 

@@ -146,14 +146,12 @@ test('a region may be larger than needed and begin anywhere aligned in its file'
   await pair.front.setInflightFd({ fd, size: 0x4000, offset: 64, queues: 2, queueSize: 128 })
   await startRing(pair, ram, fds, 1)
   recordOf(pair, 1)[0] = 1
-  const map = guestMemory()
   await finish(pair)
-  // The next one maps it elsewhere in the file, to look.
+  // Seen from a region that begins where the second record did.
   const other = connect()
-  await other.front.setInflightFd({ fd, size: 0x4000, offset: 64 + RECORD - RECORD % 64, queues: 2, queueSize: 128 })
+  await other.front.setInflightFd({ fd, size: 0x4000, offset: 64 + RECORD, queues: 2, queueSize: 128 })
   await startRing(other, ram, fds, 0)
   assert.equal(recordOf(other, 0)[0], 1)
-  map.close()
   close(fd)
   await finish(other)
 })
@@ -179,11 +177,10 @@ test('features that need larger records than the region has stop the rings: they
   device.inflightBytes = (queueSize, features) => (features & 1n << 29n) === 0n ? 64 * queueSize : 128 * queueSize
   const pair = connect({}, device)
   const region = await track(pair)
-  const { error } = await startRing(pair, ram, fds, 1)
+  await startRing(pair, ram, fds, 1)
   await pair.front.setFeatures(VERSION_1 | 1n << 29n | TransportFeature.PROTOCOL_FEATURES)
   assert.equal(device.queues.size, 0)
   assert.match(pair.problems.at(-1)!, /ring 1 cannot start: the in-flight region has 16384 bytes: record 1 ends at 32768/)
-  assert.ok(error > 0)
   close(region.fd)
   await finish(pair)
 })

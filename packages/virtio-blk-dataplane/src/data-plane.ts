@@ -193,6 +193,7 @@ export class DataPlane implements Drainable {
     return this.#inOrder(async () => {
       const image = this.#image
       if (image === undefined) return
+      if (bytes !== undefined) image.checkResize(bytes)
       const cuts = bytes !== undefined && bytes < image.size
       if (bytes === undefined) image.refresh()
       else if (!cuts) image.resize(bytes)
@@ -297,6 +298,7 @@ export class DataPlane implements Drainable {
     this.#checkQueue(index)
     if (this.#running.has(index)) throw new DataPlaneError('ERR_STATE', `queue ${index} is served already: stop it first`)
     const { memory, kickFd, callFd, errorFd, inflight, log, ...ring } = queue
+    if (this.#running.size === 0) this.#image.beginUse()
     const thread = this.#startThread(index, this.#image)
     memory.retain()
     try {
@@ -305,6 +307,7 @@ export class DataPlane implements Drainable {
       if (this.#state !== 'paused') this.#state = 'running'
     } catch (error) {
       memory.release()
+      if (this.#running.size === 0) this.#image.endUse()
       throw error
     }
   }
@@ -366,6 +369,7 @@ export class DataPlane implements Drainable {
     const { memory } = this.#checkRunning(index)
     const state = await this.#threadOf(index).command('stopQueue', index)
     this.#running.delete(index)
+    if (this.#running.size === 0) this.#image?.endUse()
     memory.release()
     return state
   }

@@ -1,5 +1,5 @@
 import {
-  close, F_RDLCK, F_WRLCK, fileStatus, type FileStatus, ftruncate, LinuxError, lockConflicts, O_DIRECT, O_EXCL, O_RDONLY,
+  close, F_RDLCK, F_UNLCK, F_WRLCK, fileStatus, type FileStatus, ftruncate, LinuxError, lockConflicts, O_DIRECT, O_EXCL, O_RDONLY,
   O_RDWR, open, setLock
 } from '@node-vmm/libc'
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs'
@@ -16,6 +16,11 @@ export interface ImageOptions {
   readonly readOnly?: boolean
   /** Bypass the page cache (O_DIRECT). @default false */
   readonly direct?: boolean
+  /**
+   * How long the image is locked: as long as it is `open`, or only while queues are `running`, so that two servers can
+   * hand a guest over to each other (live migration). @default 'open'
+   */
+  readonly lock?: 'open' | 'running'
 }
 
 // QEMU's image locks (block/file-posix.c): byte 100 + n is locked by who uses permission n, byte 200 + n by who does
@@ -25,6 +30,7 @@ const UNSHARED_BASE = 200
 const CONSISTENT_READ = 0
 const WRITE = 1
 const RESIZE = 3
+const PERMISSIONS = 4
 
 /** An open image, locked. */
 export class Image {
@@ -36,17 +42,19 @@ export class Image {
   /** What direct I/O asks for, in bytes; 1 where it is not used. */
   readonly alignment: Alignment
   readonly isDevice: boolean
+  readonly #locksWhileRunning: boolean
   /** Bytes of a logical block: what a guest's requests are multiples of. */
   readonly blockSize: number
   /** Bytes that are best read and written as a whole. */
   readonly physicalBlockSize: number
   #size: number
 
-  private constructor (fd: number, bufferedFd: number | undefined, { path, readOnly = false }: ImageOptions) {
+  private constructor (fd: number, bufferedFd: number | undefined, { path, readOnly = false, lock = 'open' }: ImageOptions) {
     this.path = path
     this.fd = fd
     this.bufferedFd = bufferedFd
     this.readOnly = readOnly
+    this.#locksWhileRunning = lock === 'running'
     const status = fileStatus(fd)
     const { direct } = status
     this.isDevice = status.kind === 'block device'
@@ -73,13 +81,42 @@ export class Image {
     let bufferedFd: number | undefined
     try {
       if (direct) bufferedFd = openImage(path, access)
-      lockImage(fd, path, readOnly)
-      return new Image(fd, bufferedFd, options)
+      const image = new Image(fd, bufferedFd, options)
+      if (!image.#locksWhileRunning) image.#lock()
+      return image
     } catch (error) {
       if (bufferedFd !== undefined) close(bufferedFd)
       close(fd)
       throw error
     }
+  }
+
+  /** Queues are about to run. @throws DataPlaneError ERR_IMAGE_LOCKED when another process has the image */
+  beginUse (): void {
+    if (this.#locksWhileRunning) this.#lock()
+  }
+
+  /** No queue runs any more: what was written is in the file, for whoever uses the image next. */
+  endUse (): void {
+    if (!this.#locksWhileRunning) return
+    for (const base of [USED_BASE, UNSHARED_BASE]) setLock(this.fd, { type: F_UNLCK, start: base, length: PERMISSIONS })
+  }
+
+  /** Takes QEMU's locks for a user that wants nobody else to write, nor (when it writes itself) to rely on the content. */
+  #lock (): void {
+    const used = this.readOnly ? [CONSISTENT_READ] : [CONSISTENT_READ, WRITE]
+    const unshared = [WRITE, RESIZE]
+    const take = (at: number): boolean => setLock(this.fd, { type: F_RDLCK, start: at, length: 1 })
+    // Taken are read locks, tested is for write locks: so any holder of the opposite byte stands against it.
+    const free = (at: number): boolean => !lockConflicts(this.fd, { type: F_WRLCK, start: at, length: 1 })
+    const locked = used.every((permission) => take(USED_BASE + permission)) &&
+      unshared.every((permission) => take(UNSHARED_BASE + permission)) &&
+      used.every((permission) => free(UNSHARED_BASE + permission)) &&
+      unshared.every((permission) => free(USED_BASE + permission))
+    if (locked) return
+    this.endUse()
+    throw new DataPlaneError('ERR_IMAGE_LOCKED', `${this.path} is in use by another process (QEMU, qemu-img or another server). ` +
+      'Stop it, or serve the image read-only where the other only reads.')
   }
 
   /** Bytes, a multiple of the sector's: as last looked. */
@@ -92,12 +129,17 @@ export class Image {
     return this.#size = imageSize(this.fd, this.path)
   }
 
-  /** Cuts or extends the file. What is added reads as zeroes. @throws DataPlaneError for a device, or a size that is no disk's; LinuxError */
-  resize (bytes: number): void {
+  /** @throws DataPlaneError for a device, or a size that is no disk's: `resize` cannot be called with it */
+  checkResize (bytes: number): void {
     if (this.isDevice) throw new DataPlaneError('ERR_IMAGE', `${this.path} is a block device: change its size where it is made, then take over its new one`)
     if (!Number.isSafeInteger(bytes) || bytes <= 0 || bytes % SECTOR_BYTES !== 0) {
       throw new DataPlaneError('ERR_OPTION', `a disk has whole sectors of ${SECTOR_BYTES} bytes, one at least: not ${bytes} bytes`)
     }
+  }
+
+  /** Cuts or extends the file. What is added reads as zeroes. @throws as `checkResize`; LinuxError */
+  resize (bytes: number): void {
+    this.checkResize(bytes)
     ftruncate(this.fd, bytes)
     this.#size = bytes
   }
@@ -154,21 +196,4 @@ function deviceLimit (status: FileStatus, name: string): number {
   const folder = realpathSync(deviceFolder(status))
   const queue = existsSync(`${folder}/queue`) ? `${folder}/queue` : `${folder}/../queue`
   return Number(readFileSync(`${queue}/${name}`, 'utf8'))
-}
-
-/** Takes QEMU's locks for a user that wants nobody else to write, nor (when it writes itself) to rely on the content. */
-function lockImage (fd: number, path: string, readOnly: boolean): void {
-  const used = readOnly ? [CONSISTENT_READ] : [CONSISTENT_READ, WRITE]
-  const unshared = [WRITE, RESIZE]
-  const take = (at: number): boolean => setLock(fd, { type: F_RDLCK, start: at, length: 1 })
-  // Taken are read locks, tested is for write locks: so any holder of the opposite byte stands against it.
-  const free = (at: number): boolean => !lockConflicts(fd, { type: F_WRLCK, start: at, length: 1 })
-  const locked = used.every((permission) => take(USED_BASE + permission)) &&
-    unshared.every((permission) => take(UNSHARED_BASE + permission)) &&
-    used.every((permission) => free(UNSHARED_BASE + permission)) &&
-    unshared.every((permission) => free(USED_BASE + permission))
-  if (!locked) {
-    throw new DataPlaneError('ERR_IMAGE_LOCKED', `${path} is in use by another process (QEMU, qemu-img or another server). ` +
-      'Stop it, or serve the image read-only where the other only reads.')
-  }
 }

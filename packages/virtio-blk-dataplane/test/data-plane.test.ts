@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { readdirSync } from 'node:fs'
+import { readdirSync, statSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
 import { EventNotifier } from '@node-vmm/event-poll'
 import { close, O_NONBLOCK, O_RDONLY, O_WRONLY, open } from '@node-vmm/libc'
 import { VringError } from '@node-vmm/vring'
 import { test } from 'uvu'
 import {
-  DataPlane, DataPlaneError, type DataPlaneErrorCode, type DataPlaneOptions, type QueueSetup, type TraceEvent, VIRTIO_BLK_S_OK
+  DataPlane, DataPlaneError, type DataPlaneErrorCode, type DataPlaneOptions, type QueueSetup, type TraceEvent, VIRTIO_BLK_S_IOERR,
+  VIRTIO_BLK_S_OK
 } from '../src/index.ts'
 import { Guest } from './support/guest.ts'
 import { Scratch, sectorPattern } from './support/image.ts'
@@ -336,6 +337,55 @@ test('a guest whose kicks come by a pipe is served, also what it sent before the
   assert.ok(user + system < 150_000, `${user + system} µs of processor time in 200 ms`)
   await plane.stop()
   close(read)
+})
+
+test('the disk is cut and extended while it runs', async () => {
+  const image = scratch.image('resized.img', 64)
+  const plane = make({ path: image, queues: 2, threads: 2 })
+  const [player, other] = [guest(), guest()]
+  await plane.start([player.setup, other.setup])
+  const status = async (from: Guest, sector: number): Promise<number> => (await from.read(sector, 512)).status
+  const config = (): bigint => new DataView(plane.config.buffer).getBigUint64(0, true)
+  assert.equal(await status(player, 64), VIRTIO_BLK_S_IOERR)
+
+  await plane.resize(128 * 512)
+  assert.deepEqual([plane.capacity, config(), statSync(image).size], [65536, 128n, 65536])
+  for (const each of [player, other]) assert.deepEqual((await each.read(127, 512)).data, new Uint8Array(512))
+
+  const reads = Array.from({ length: 16 }, (_, index) => player.read(index * 8, 512))
+  await plane.resize(32 * 512)
+  assert.deepEqual([plane.capacity, config(), statSync(image).size], [16384, 32n, 16384])
+  // Those that were in time have their data, the others fail: nothing in between.
+  for (const [index, { status: answer, data }] of (await Promise.all(reads)).entries()) {
+    if (answer === VIRTIO_BLK_S_OK) assert.deepEqual(data, index < 8 ? sectorPattern(index * 8, 1) : new Uint8Array(512))
+    else assert.ok(index * 8 >= 32)
+  }
+  for (const each of [player, other]) assert.deepEqual([await status(each, 31), await status(each, 32)], [VIRTIO_BLK_S_OK, VIRTIO_BLK_S_IOERR])
+
+  // What somebody else did to the file is taken over.
+  truncateSync(image, 40 * 512)
+  await plane.resize()
+  assert.equal(plane.capacity, 40 * 512)
+  assert.deepEqual([await status(player, 39), await status(player, 40)], [VIRTIO_BLK_S_OK, VIRTIO_BLK_S_IOERR])
+
+  for (const bytes of [0, -512, 100, 513, NaN, 2 ** 53]) await assert.rejects(plane.resize(bytes), fails('ERR_OPTION', /whole sectors/))
+  assert.deepEqual([plane.capacity, statSync(image).size], [20480, 20480])
+  assert.equal(await status(player, 39), VIRTIO_BLK_S_OK)
+})
+
+test('write-through is switched while it runs', async () => {
+  const plane = make()
+  const player = guest()
+  await plane.start([player.setup])
+  const seen: [boolean, number][] = []
+  for (const writeThrough of [true, false]) {
+    await plane.setWriteThrough(writeThrough)
+    seen.push([plane.writeThrough, plane.config[32]!])
+    assert.equal((await player.write(20, sectorPattern(20, 1))).status, VIRTIO_BLK_S_OK)
+  }
+  assert.deepEqual(seen, [[true, 0], [false, 1]])
+  const through = make({ path: scratch.image('through.img', 8), writeThrough: true })
+  assert.deepEqual([through.writeThrough, through.config[32]], [true, 0])
 })
 
 test('disposal closes', async () => {

@@ -7,7 +7,7 @@ writeFileSync(image, ''); truncateSync(image, 16 << 20)
 rmSync(socketPath, { force: true })
 const inOrder = process.argv[2] === 'inorder'
 function start (): Promise<ChildProcess> {
-  const child = spawn(process.execPath, ['--import', './tools/ts.mjs', '--conditions=@node-vmm/source', 'packages/vhost-user-blk/src/cli.ts', `--socket-path=${socketPath}`, `--blk-file=${image}`, '--num-queues=2', ...(process.argv[3] ? ['--engine=' + process.argv[3]] : [])], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const child = spawn('timeout', ['40', process.execPath, '--import', './tools/ts.mjs', '--conditions=@node-vmm/source', 'packages/vhost-user-blk/src/cli.ts', `--socket-path=${socketPath}`, `--blk-file=${image}`, '--num-queues=2', '--in-order', '--packed', ...(process.argv[3] ? ['--engine=' + process.argv[3]] : [])], { stdio: ['ignore', 'pipe', 'inherit'] })
   return new Promise((resolve, reject) => { child.stdout!.on('data', (d) => { resolve(child) }); child.on('exit', (c, s) => reject(new Error('exit ' + c + s))) })
 }
 let server = await start()
@@ -28,7 +28,7 @@ const all = Promise.all(lanes).catch((e) => { console.error('FAILED', e); proces
 for (let kill = 0; kill < 6; kill++) {
   await sleep(200 + Math.random() * 300)
   server.removeAllListeners('exit')
-  server.kill('SIGKILL')
+  process.kill(Number((await import('node:child_process')).execFileSync('pgrep', ['-P', String(server.pid)], { encoding: 'utf8' })), 'SIGKILL')
   const before = ops
   await sleep(20)
   server = await start()

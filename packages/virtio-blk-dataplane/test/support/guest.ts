@@ -1,7 +1,7 @@
 import { EventNotifier } from '@node-vmm/event-poll'
 import { GuestMemory } from '@node-vmm/hostmem'
 import { close, watchReadable, type Watch } from '@node-vmm/libc'
-import { DriverRing, type DriverRingOptions, indirectTableBytes, layOutRing, NOTHING_USED, RawRing, type RingLayout, type Segment } from '@node-vmm/vring/driver'
+import { type DriverQueue, DriverRing, type DriverRingOptions, indirectTableBytes, layOutPackedRing, layOutRing, NOTHING_USED, PackedDriverRing, RawRing, type RingLayout, type Segment } from '@node-vmm/vring/driver'
 import type { DataPlane, QueueSetup } from '../../src/index.ts'
 import { VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../src/index.ts'
 
@@ -10,6 +10,10 @@ export interface GuestOptions {
   readonly size?: number
   /** @default true */
   readonly eventIdx?: boolean
+  /** @default false: a split ring */
+  readonly packed?: boolean
+  /** @default false */
+  readonly inOrder?: boolean
   /** Put every chain in an indirect table of up to 128 descriptors. @default false */
   readonly indirect?: boolean
   /** Where memory begins. @default 0x100000 */
@@ -31,6 +35,9 @@ export interface Answer {
 
 const EVENT_IDX = 1n << 29n
 const INDIRECT = 1n << 28n
+const FLUSH = 1n << 9n
+const PACKED = 1n << 34n
+const IN_ORDER = 1n << 35n
 const TABLE_SEGMENTS = 128
 /** Nothing that a device writes as a status. */
 export const NO_STATUS = 0xff
@@ -39,12 +46,13 @@ export const NO_STATUS = 0xff
 export class Guest {
   readonly memory: GuestMemory
   readonly layout: RingLayout
-  ring: DriverRing
+  ring: DriverQueue
   readonly raw: RawRing
   readonly kick = EventNotifier.create()
   readonly call = EventNotifier.create()
   readonly error = EventNotifier.create()
   readonly #features: bigint
+  readonly #packed: boolean
   readonly #ringOptions: DriverRingOptions
   readonly #waiting = new Map<number, (written: number) => void>()
   readonly #watch: Watch
@@ -54,16 +62,17 @@ export class Guest {
   interrupts = 0
 
   constructor (options: GuestOptions = {}) {
-    const { size = 64, eventIdx = true, indirect = false, guestAddress = 0x100000, memoryBytes = 16 << 20, secondBytes = 0, features = 0n } = options
+    const { size = 64, eventIdx = true, packed = false, inOrder = false, indirect = false, guestAddress = 0x100000, memoryBytes = 16 << 20, secondBytes = 0, features = 0n } = options
     const second = secondBytes === 0 ? [] : [{ guestAddress: guestAddress + memoryBytes, size: secondBytes }]
     const { memory, fd } = GuestMemory.allocate([{ guestAddress, size: memoryBytes }, ...second])
     close(fd)
     this.memory = memory
-    this.layout = layOutRing(guestAddress, size)
-    this.#features = features | INDIRECT | (eventIdx ? EVENT_IDX : 0n)
+    this.layout = packed ? layOutPackedRing(guestAddress, size) : layOutRing(guestAddress, size)
+    this.#features = features | FLUSH | INDIRECT | (eventIdx ? EVENT_IDX : 0n) | (packed ? PACKED : 0n) | (inOrder ? IN_ORDER : 0n)
+    this.#packed = packed
     const tables = guestAddress + 0x40000
-    this.#ringOptions = { eventIdx, ...(indirect && { indirect: { address: tables, segments: TABLE_SEGMENTS } }) }
-    this.ring = new DriverRing(memory, this.layout, this.#ringOptions)
+    this.#ringOptions = { eventIdx, inOrder, ...(indirect && { indirect: { address: tables, segments: TABLE_SEGMENTS } }) }
+    this.ring = this.#makeRing(this.#ringOptions)
     this.raw = new RawRing(memory, this.layout)
     this.#free = tables + (indirect ? indirectTableBytes(size, TABLE_SEGMENTS) : 0)
     this.#watch = watchReadable(this.call.fd, () => {
@@ -88,9 +97,13 @@ export class Guest {
     }
   }
 
+  #makeRing (options: DriverRingOptions): DriverQueue {
+    return this.#packed ? new PackedDriverRing(this.memory, this.layout, options) : new DriverRing(this.memory, this.layout, options)
+  }
+
   /** Begins anew, as a driver does after it reset the device. What was not answered never will be. */
   resetRing (index = 0): void {
-    this.ring = new DriverRing(this.memory, this.layout, { ...this.#ringOptions, index })
+    this.ring = this.#makeRing({ ...this.#ringOptions, index })
     this.ring.enableInterrupts()
     this.#waiting.clear()
   }
