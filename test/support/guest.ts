@@ -23,6 +23,16 @@ export interface QemuBoot extends Boot {
   readonly queues?: number
   /** A reboot in the guest does so; otherwise it ends QEMU. */
   readonly reboots?: boolean
+  /** Mebibytes of memory. @default 512 */
+  readonly memory?: number
+  /** @default 180 */
+  readonly limitSeconds?: number
+  /** More of the disk's `-chardev`, as `reconnect=1`. */
+  readonly chardev?: string
+  /** More of the disk's `-device`, as `packed=on`. */
+  readonly device?: string
+  /** More arguments. */
+  readonly args?: readonly string[]
 }
 
 /** What the guest said, by name. */
@@ -61,34 +71,36 @@ function memoryFolder (): string {
 }
 
 /** QEMU without KVM, two processors, up in three seconds. SeaBIOS uses the disk too before the kernel does. */
-export function bootQemu ({ socket, script, queues = 1, reboots = false }: QemuBoot): Guest {
+export function bootQemu (boot: QemuBoot): Guest {
+  const { script, reboots = false, limitSeconds = 180, args = [] } = boot
   const { file, modules } = cloudKernel()
   const initramfs = join(temporaryFolder(), 'initramfs')
   writeInitramfs(initramfs, modules, script)
-  return new Guest(runQemu(socket, queues, [
+  return new Guest(runQemu(boot, [
     '-kernel', file, '-initrd', initramfs, '-append', 'console=ttyS0 loglevel=4 panic=-1 mitigations=off',
-    ...(reboots ? [] : ['-no-reboot'])
-  ]), 180)
+    ...(reboots ? [] : ['-no-reboot']), ...args
+  ]), limitSeconds)
 }
 
 /** QEMU without a kernel: SeaBIOS runs the disk's first sector. What that prints on the serial line is returned. */
 export async function bootFromDisk (socket: string): Promise<string> {
-  const machine = runQemu(socket, 1, ['-boot', 'strict=on', '-no-reboot'])
+  const machine = runQemu({ socket }, ['-boot', 'strict=on', '-no-reboot'])
   assert.equal(await machine.ended(60), { status: 0, signal: null })
   return machine.output
 }
 
-function runQemu (socket: string, queues: number, args: string[]): Running {
+function runQemu (machine: Omit<QemuBoot, 'script'>, args: string[]): Running {
+  const { socket, queues = 1, memory = 512, chardev, device } = machine
   return new Running('QEMU', path('qemu-system-x86_64'), [
     // Not KVM, even where there is one: opening /dev/kvm was seen to hang in nested machines.
     '-accel', 'tcg,thread=multi',
     // With a random number instruction, without which mkfs.ext4 waits seconds for entropy.
     '-cpu', 'Nehalem,+rdrand', '-smp', '2',
-    '-machine', 'q35,memory-backend=memory', '-m', '512M',
-    '-object', 'memory-backend-memfd,id=memory,size=512M,share=on',
+    '-machine', 'q35,memory-backend=memory', '-m', `${memory}M`,
+    '-object', `memory-backend-memfd,id=memory,size=${memory}M,share=on`,
     '-nodefaults', '-no-user-config', '-display', 'none', '-serial', 'stdio',
-    '-chardev', `socket,id=disk,path=${socket}`,
-    '-device', `vhost-user-blk-pci,chardev=disk,num-queues=${queues},bootindex=1`,
+    '-chardev', ['socket,id=disk', `path=${socket}`, ...(chardev === undefined ? [] : [chardev])].join(),
+    '-device', ['vhost-user-blk-pci,chardev=disk', `num-queues=${queues}`, 'bootindex=1', ...(device === undefined ? [] : [device])].join(),
     ...args
   ])
 }

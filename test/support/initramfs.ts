@@ -8,7 +8,7 @@ import { archive, type Entry } from './cpio.ts'
 import { cache } from './kernel.ts'
 import { path, type Program } from './programs.ts'
 
-export const guestPrograms: Program[] = ['busybox', 'mkfs.ext4', 'e2fsck', 'fio']
+export const guestPrograms: Program[] = ['busybox', 'mkfs.ext4', 'e2fsck', 'fio', 'blkdiscard']
 
 const init = new URL('guest-init.sh', import.meta.url)
 

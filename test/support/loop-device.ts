@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { closeSync, openSync, rmSync, ftruncateSync } from 'node:fs'
+import { closeSync, ftruncateSync, openSync, rmSync } from 'node:fs'
 
 /** A block device over a sparse file. */
 export interface LoopDevice {
@@ -8,33 +8,52 @@ export interface LoopDevice {
   readonly file: string
   /** Its name below `/sys/block`. */
   readonly name: string
-  remove (): void
+}
+
+/** What to make. */
+export interface LoopDeviceOptions {
+  /** Where its file goes: the file system decides what the device can do. */
+  readonly directory: string
+  /** Its size. */
+  readonly bytes: number
+  /** @default 512 */
+  readonly logicalBlockBytes?: number
 }
 
 let count = 0
 
 /**
- * Makes a loop device, where this process may (`losetup` of util-linux, as root).
- *
- * @param directory where its file goes: the file system decides what the device can do.
- * @returns undefined where it may not; the reason is printed.
+ * Has a test use a loop device, where this process may make one (`losetup` of util-linux, as root). Where it may not,
+ * the reason is printed and the test is not run.
  */
-export function loopDevice (directory: string, bytes: number, logicalBlockBytes = 512): LoopDevice | undefined {
+export function withLoopDevice (options: LoopDeviceOptions, body: (device: LoopDevice) => void): void {
+  const { directory, bytes, logicalBlockBytes = 512 } = options
   const file = `${directory}/node-vmm-loop-${process.pid}-${count++}`
   const fd = openSync(file, 'w+')
   ftruncateSync(fd, bytes)
   closeSync(fd)
   try {
-    const path = execFileSync('losetup', ['--find', '--show', '--sector-size', `${logicalBlockBytes}`, file],
-      { encoding: 'utf8', timeout: 10_000, stdio: ['ignore', 'pipe', 'pipe'] }).trim()
-    const remove = (): void => {
-      execFileSync('losetup', ['--detach', path], { timeout: 10_000 })
-      rmSync(file)
+    const path = attach(file, logicalBlockBytes)
+    if (path === undefined) return
+    try {
+      body({ path, file, name: path.slice('/dev/'.length) })
+    } finally {
+      losetup('--detach', path)
     }
-    return { path, file, name: path.slice('/dev/'.length), remove }
-  } catch (error) {
+  } finally {
     rmSync(file)
+  }
+}
+
+function attach (file: string, logicalBlockBytes: number): string | undefined {
+  try {
+    return losetup('--find', '--show', '--sector-size', `${logicalBlockBytes}`, file)
+  } catch (error) {
     console.log(`skipped: no loop device can be made here: ${(error as Error).message.trim().split('\n').at(-1)}`)
     return undefined
   }
+}
+
+function losetup (...options: string[]): string {
+  return execFileSync('losetup', options, { encoding: 'utf8', timeout: 10_000, stdio: ['ignore', 'pipe', 'pipe'] }).trim()
 }

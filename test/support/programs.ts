@@ -5,10 +5,12 @@ import { test } from 'uvu'
 /** The Debian package of each program that the tests use. */
 const packages = {
   'apt-get': 'apt',
+  blkdiscard: 'util-linux',
   busybox: 'busybox-static',
   dpkg: 'dpkg',
   e2fsck: 'e2fsprogs',
   fio: 'fio',
+  losetup: 'mount',
   'linux.uml': 'user-mode-linux',
   'mkfs.ext4': 'e2fsprogs',
   perl: 'perl-base',

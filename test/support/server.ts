@@ -19,12 +19,15 @@ export interface ServerOptions {
   /** Our program's only, as `direct` is. */
   readonly engine?: Engine
   readonly direct?: boolean
+  /** More of our program's options. */
+  readonly flags?: readonly string[]
 }
 
 export interface Server {
   readonly socket: string
   /** The serial number that the guest must see. */
   readonly serial: string
+  readonly program: Running
 }
 
 const cli = fileURLToPath(new URL('../../packages/vhost-user-blk/dist/cli.js', import.meta.url))
@@ -34,6 +37,9 @@ if (peer) console.log('note: guests are served by qemu-storage-daemon')
 export const server: Need = peer
   ? programs('qemu-storage-daemon')
   : () => existsSync(cli) ? undefined : `${cli} is not built: node tools/setup.mjs`
+
+/** For tests of what the peer cannot do, or does otherwise. */
+export const ourServer: Need = () => peer ? 'not a test of qemu-storage-daemon' : server()
 
 /** Why this host does not let our server have an engine (containers often forbid io_uring); undefined where it does. */
 export function engineRefused (engine: Engine): string | undefined {
@@ -51,7 +57,7 @@ export async function withServer (options: ServerOptions, body: (server: Server)
   const socket = join(temporaryFolder(), 'vhost.sock')
   const program = peer ? await startPeer(socket, options) : await startOurs(socket, options)
   try {
-    await body({ socket, serial: peer ? 'vhost_user_blk' : SERIAL })
+    await body({ socket, serial: peer ? 'vhost_user_blk' : SERIAL, program })
     await stop(program, socket)
   } catch (error) {
     (error as Error).message += `\n${program.failure(program.alive ? 'was running' : 'had ended').message}`
@@ -62,11 +68,12 @@ export async function withServer (options: ServerOptions, body: (server: Server)
 
 const SERIAL = 'node-vmm-0123456789'
 
-async function startOurs (socket: string, options: ServerOptions): Promise<Running> {
-  const { image, readOnly = false, queues = 1, engine = 'auto', direct = false } = options
+/** Our program, ready. */
+export async function startOurs (socket: string, options: ServerOptions): Promise<Running> {
+  const { image, readOnly = false, queues = 1, engine = 'auto', direct = false, flags = [] } = options
   const program = new Running('the server', process.execPath, [
     cli, `--socket-path=${socket}`, `--blk-file=${image}`, `--num-queues=${queues}`, `--engine=${engine}`,
-    `--serial=${SERIAL}`, ...(readOnly ? ['--read-only'] : []), ...(direct ? ['--direct'] : [])
+    `--serial=${SERIAL}`, ...(readOnly ? ['--read-only'] : []), ...(direct ? ['--direct'] : []), ...flags
   ])
   await program.printed(/\bready\b/, 30)
   return program
@@ -88,7 +95,8 @@ async function startPeer (socket: string, { image, readOnly = false, queues = 1 
   return program
 }
 
-async function stop (program: Running, socket: string): Promise<void> {
+/** It must end cleanly. */
+export async function stop (program: Running, socket: string): Promise<void> {
   assert.ok(program.alive, 'the server still runs after its guests')
   program.signal('SIGTERM')
   assert.equal(await program.ended(30), { status: 0, signal: null }, 'the server ends cleanly')

@@ -56,7 +56,7 @@ export class BlockingThread {
   #start (): BlockingRing {
     const buffer = BlockingRing.allocate(this.#depth)
     const workerData: BlockingWorkerData = { ring: buffer, completionFd: duplicate(this.#completionFd) }
-    new Worker(workerEntry(), { workerData, name: 'ioq-blocking' }).unref()
+    new Worker(workerEntry(), { workerData, ...execArgvOption(), name: 'ioq-blocking' }).unref()
     return new BlockingRing(buffer)
   }
 }
@@ -66,6 +66,15 @@ function push (ring: BlockingRing, entry: number): void {
   ring.submissions[tail & ring.mask] = entry
   Atomics.store(ring.control, SUBMITTED, (tail + 1) | 0)
   Atomics.notify(ring.control, SUBMITTED)
+}
+
+/**
+ * A worker inherits the options of the process. Of these, `--input-type`, which is about a program from the command
+ * line, would make it refuse its file; given explicitly, options of V8 would too, so what need not be given is not.
+ */
+function execArgvOption (): { execArgv?: string[] } {
+  const execArgv = process.execArgv.filter((argument) => !argument.startsWith('--input-type'))
+  return execArgv.length === process.execArgv.length ? {} : { execArgv }
 }
 
 function workerEntry (): URL {

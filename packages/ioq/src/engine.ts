@@ -11,8 +11,9 @@ export type EngineName = 'io_uring' | 'linux-aio' | 'sync'
 export type CompletionSink = (id: number, result: number) => void
 
 /**
- * One way to have the kernel read, write, flush, discard and zero. Thin on purpose: a completion with fewer bytes than asked for is
- * the engine's to report and the queue's to mend. Belongs to the thread that made it.
+ * One way to have the kernel read, write, flush, discard and zero. Thin on purpose: a completion with fewer bytes than
+ * asked for is the engine's to report and the queue's to mend, and so is a method that the file does not know. Belongs
+ * to the thread that made it.
  */
 export interface Engine {
   /** What {@link IoQueue.engine} says. */

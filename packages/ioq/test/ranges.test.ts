@@ -7,7 +7,7 @@ import { suite } from 'uvu'
 import { close, errno, fallocate, FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE, fileStatus, ftruncate, O_DIRECT, O_RDONLY, O_RDWR, open } from '@node-vmm/libc'
 import { type EngineName, IoQueueError, REQUEST_DURABLE } from '@node-vmm/ioq'
 import type { FaultPlan, FaultRule } from '@node-vmm/ioq/testing'
-import { loopDevice, type LoopDevice } from '../../../test/support/loop-device.ts'
+import { type LoopDevice, withLoopDevice } from '../../../test/support/loop-device.ts'
 import { availableEngines, badDay, Harness, scratchFile } from './support.ts'
 
 const MIB = 1 << 20
@@ -294,9 +294,8 @@ function refusals (name: EngineName): void {
 function onBlockDevices (name: EngineName): void {
   const test = suite(`ranges by ${name} on block devices`)
 
-  const withDevice = (directory: string, blockBytes: number, flags: number, body: (harness: Harness, device: LoopDevice, fd: number) => void): void => {
-    const device = loopDevice(directory, 8 * MIB, blockBytes)
-    if (device === undefined) return
+  type Body = (harness: Harness, device: LoopDevice, fd: number) => void
+  const withDevice = (directory: string, logicalBlockBytes: number, flags: number, body: Body): void => withLoopDevice({ directory, bytes: 8 * MIB, logicalBlockBytes }, (device) => {
     const fd = open(device.path, O_RDWR | flags)
     const bufferedFd = open(device.path, O_RDWR)
     const harness = new Harness(name, fd, { bytes: 2 * MIB, bufferedFd })
@@ -309,9 +308,8 @@ function onBlockDevices (name: EngineName): void {
       harness.close()
       close(fd)
       close(bufferedFd)
-      device.remove()
     }
-  }
+  })
 
   const behind = (device: LoopDevice): number => {
     const fd = open(device.file, O_RDONLY)

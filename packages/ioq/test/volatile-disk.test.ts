@@ -7,7 +7,7 @@ import { FaultyEngine, VolatileDisk } from '@node-vmm/ioq/testing'
 import { availableEngines, Harness, scratchFile } from './support.ts'
 
 const SECTOR = 512
-const SEEDS = 40
+const SEEDS = 24
 
 for (const name of availableEngines()) {
   const test = suite(`VolatileDisk on ${name}`)

@@ -15,8 +15,16 @@ export interface Watch {
   [Symbol.dispose] (): void
 }
 
-// koffi's handle dies with its garbage-collected object, silently: every open one is held here.
-const open = new Map<number, object>()
+// How to close each open watch. koffi's handle dies with its garbage-collected object, silently: it is held here, too.
+const open = new Map<number, () => void>()
+let closesAtExit = false
+
+// A descriptor that is readable while the process ends would call back where there is no JavaScript any more: an abort.
+function closeAtExit (): void {
+  if (closesAtExit) return
+  closesAtExit = true
+  process.once('exit', () => { for (const close of open.values()) close() })
+}
 
 // koffi ends the process where libuv refuses a descriptor: a trial finds out first, with an error.
 function checkWatchable (fd: number): void {
@@ -52,12 +60,13 @@ function watch (fd: number, events: { readable?: boolean, writable?: boolean, di
     // On Node 26 promises made in the poll callback would wait for some other event: an immediate has them run.
     if (!closed) setImmediate(() => { if (!closed) callback() })
   })
-  open.set(fd, handle)
   const close = (): void => {
     if (closed) return
     closed = true
     open.delete(fd)
     handle.close()
   }
+  open.set(fd, close)
+  closeAtExit()
   return { close, unref: () => handle.unref(), ref: () => handle.ref(), [Symbol.dispose]: close }
 }

@@ -5,7 +5,7 @@ import { suite } from 'uvu'
 import {
   close, duplicate, errno, F_RDLCK, F_UNLCK, F_WRLCK, fallocate, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fdatasync,
   fileStatus, ftruncate, getSeals, lockConflicts, NativeMemory, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, open, preadv,
-  pwritev, read, setLock, setNonBlocking, eventfd, EFD_CLOEXEC, write
+  pwritev, pwritev2, read, RWF_DSYNC, setLock, setNonBlocking, eventfd, EFD_CLOEXEC, write
 } from '@node-vmm/libc'
 
 const test = suite('file')
@@ -42,6 +42,18 @@ test('reads and writes at 64-bit offsets, gathering and scattering', () => {
   assert.equal(memory.u8[2067], 2)
   assert.equal(preadv(fd, memory.address, 2, offset + 30), 0)
   assert.equal(fdatasync(fd), 0)
+  memory.close()
+})
+
+test('writes durably', () => {
+  const memory = new NativeMemory(4096)
+  memory.setUint64(0, memory.address + 1024)
+  memory.setUint64(8, 10)
+  memory.u8.fill(7, 1024, 1034)
+  assert.equal(pwritev2(fd, memory.address, 1, 2 ** 32 + 5, RWF_DSYNC), 10)
+  assert.equal(fileStatus(fd).size, 2 ** 32 + 15)
+  assert.equal(pwritev2(fd, memory.address, 1, 0, 0x40000000), -errno.EOPNOTSUPP, 'an unknown flag')
+  assert.equal(pwritev2(1_000_000, memory.address, 1, 0, 0), -errno.EBADF)
   memory.close()
 })
 

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { openSync, closeSync } from 'node:fs'
 import { suite } from 'uvu'
 import { close, eventfd, NativeMemory, read, unixSocketPair, watchReadable, write } from '@node-vmm/libc'
@@ -92,6 +93,16 @@ test('what cannot be watched is an error, not the end of the process', async () 
   watchReadable(fd, () => {}).close()
   await delay(1)
   close(fd)
+})
+
+test('a watch that is open when the process ends does not abort it, though its descriptor is readable', () => {
+  const program = `import { close, unixSocketPair, watchReadable } from ${JSON.stringify(new URL('../src/index.ts', import.meta.url).href)}
+    const [one, other] = unixSocketPair()
+    watchReadable(one, () => {}).unref()
+    close(other)`
+  const { status, signal, stderr } = spawnSync(process.execPath, ['--import', new URL('../../../tools/ts.mjs', import.meta.url).href,
+    '--input-type=module', '--eval', program], { encoding: 'utf8', timeout: 20_000 })
+  assert.deepEqual([status, signal, stderr], [0, null, ''])
 })
 
 test.run()

@@ -1,5 +1,5 @@
 import type { QueueSetup, VhostUserDevice } from '@node-vmm/vhost-user'
-import { type DataPlane, WRITEBACK_OFFSET } from '@node-vmm/virtio-blk-dataplane'
+import { type DataPlane, CONFIG_WRITEBACK } from '@node-vmm/virtio-blk-dataplane'
 import { hasFeature, inflightRecordBytes, VIRTIO_F_RING_PACKED, VIRTQ_DESC_F_USED } from '@node-vmm/vring'
 
 /** A data plane as the device that vhost-user sessions serve, one after the other. */
@@ -29,7 +29,7 @@ export class BlockDevice implements VhostUserDevice {
 
   /** The mode of the write cache is the one field that a driver may write (virtio 1.2, 5.2.5). */
   async setConfig (offset: number, data: Uint8Array): Promise<boolean> {
-    if (offset !== WRITEBACK_OFFSET || data.length !== 1 || data[0]! > 1) return false
+    if (offset !== CONFIG_WRITEBACK || data.length !== 1 || data[0]! > 1) return false
     await this.#plane.setWriteThrough(data[0] === 0)
     return true
   }

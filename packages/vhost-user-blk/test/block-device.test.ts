@@ -1,6 +1,6 @@
 import { GuestMemory } from '@node-vmm/hostmem'
 import { close, eventfd } from '@node-vmm/libc'
-import { DataPlane, VIRTIO_BLK_T_GET_ID, WRITEBACK_OFFSET } from '@node-vmm/virtio-blk-dataplane'
+import { DataPlane, VIRTIO_BLK_T_GET_ID, CONFIG_WRITEBACK } from '@node-vmm/virtio-blk-dataplane'
 import assert from 'node:assert/strict'
 import { readSync, writeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -61,14 +61,14 @@ test('it shows what the data plane offers', async () => {
 test('of the configuration space the mode of the write cache can be written, until the next guest', async () => {
   const plane = DataPlane.create({ path: newImage() })
   const device = new BlockDevice(plane)
-  assert.equal(device.getConfig()[WRITEBACK_OFFSET], 1)
-  for (const [offset, ...data] of [[0, 1], [WRITEBACK_OFFSET, 2], [WRITEBACK_OFFSET, 0, 0], [WRITEBACK_OFFSET]]) {
+  assert.equal(device.getConfig()[CONFIG_WRITEBACK], 1)
+  for (const [offset, ...data] of [[0, 1], [CONFIG_WRITEBACK, 2], [CONFIG_WRITEBACK, 0, 0], [CONFIG_WRITEBACK]]) {
     assert.equal(await device.setConfig(offset!, Uint8Array.from(data)), false)
   }
   assert.equal(plane.writeThrough, false)
-  assert.equal(await device.setConfig(WRITEBACK_OFFSET, Uint8Array.of(0)), true)
+  assert.equal(await device.setConfig(CONFIG_WRITEBACK, Uint8Array.of(0)), true)
   assert.equal(plane.writeThrough, true)
-  assert.equal(device.getConfig()[WRITEBACK_OFFSET], 0)
+  assert.equal(device.getConfig()[CONFIG_WRITEBACK], 0)
   await device.reset()
   assert.equal(plane.writeThrough, false)
   await plane.close()

@@ -277,6 +277,7 @@ export class BackEndSession {
     this.#expectOffered(ProtocolFeature.RESET_DEVICE)
     decodeNothing(payload)
     await this.#resetRings()
+    for (const ring of this.#rings) ring.base = undefined
     await deviceDoes('reset', () => this.#device.reset())
   }
 
@@ -284,7 +285,8 @@ export class BackEndSession {
     this.#expectOffered(ProtocolFeature.STATUS)
     const status = decodeU64(payload)
     if (status > 0xffn) throw refused(`status 0x${status.toString(16)}: it has 8 bits`)
-    // A reset, to virtio; but QEMU sends it when it pauses the guest, too, and does not restore what a device forgets.
+    // A reset, to virtio; but QEMU sends it when it pauses the guest, too. It does not restore what a device forgets then,
+    // and up to version 8.0 asks only afterwards where the rings stand.
     if (status === 0n) await this.#resetRings()
     this.#status = status
   }
@@ -295,13 +297,14 @@ export class BackEndSession {
     return encodeU64(this.#status)
   }
 
+  // All is forgotten but where the rings stand, and what front-ends send once, before the guest runs, and not again after
+  // its reset: call and error descriptors, and memory.
   async #resetRings (): Promise<void> {
     await this.#stopAll()
     for (const ring of this.#rings) {
       closeAll([ring.kick])
-      // Front-ends pass these two once, before the guest runs, and not again after its reset. So with memory.
-      const { call, error } = ring
-      Object.assign(ring, newRing(), { call, error })
+      const { base, call, error } = ring
+      Object.assign(ring, newRing(), { base, call, error })
     }
     this.#replaceInflight(undefined)
     this.#features = undefined

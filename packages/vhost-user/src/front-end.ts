@@ -216,7 +216,7 @@ export class FrontEnd {
     await this.#inTurn(async () => {
       const { payload, fds } = await this.#exchange(FrontEndRequest.SET_LOG_BASE, this.#needReply, request)
       closeAll(fds)
-      // Whatever else it is, is no answer to judge by: some back-ends send nothing, or leave the size in its place.
+      // Anything else is no answer to judge by: some back-ends send nothing, libvhost-user the size that it was sent.
       const result = payload.length === 8 ? decodeU64(payload) : 0n
       if (result !== 0n && result !== BigInt(size)) throw refused('the back-end refused SET_LOG_BASE')
     })
@@ -373,8 +373,10 @@ export class FrontEnd {
     const name = frontEndRequestName(request)
     const message = await this.#channel.receive()
     if (message === undefined) throw new VhostUserError('ERR_VHOST_USER_CLOSED', `the back-end hung up instead of answering ${name}`)
-    // QEMU and Linux refuse a reply with need_reply set, too.
-    if (message.isReply && !message.needsReply && message.request === request) return message
+    // QEMU and Linux refuse a reply with need_reply set, too. But libvhost-user leaves it set where it was set on a
+    // request with a reply of its own: here, that is SET_LOG_BASE.
+    const hasPlainFlags = !message.needsReply || request === FrontEndRequest.SET_LOG_BASE
+    if (message.isReply && hasPlainFlags && message.request === request) return message
     closeAll(message.fds)
     throw violation(`${name} was answered with ${message.isReply ? 'a reply to ' : ''}${frontEndRequestName(message.request)}`)
   }

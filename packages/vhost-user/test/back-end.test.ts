@@ -364,14 +364,15 @@ test('status: kept, and 0 stops and forgets all that RESET_DEVICE does, but not 
   await front.setStatus(0)
   assert.deepEqual(device.look(), ['stop 0'], 'no reset: a paused guest finds its write cache as it was')
   assert.equal(await front.getStatus(), 0)
-  // Features are forgotten, memory and call descriptor are not.
+  // Features are forgotten; memory, call descriptor and where the ring stands are not.
+  assert.equal(await front.getVringBase(0), 5)
   await front.setVringNum(0, 32)
   await front.setVringAddr(0, ringAddresses())
   await front.setVringKick(0, fds.make())
   await front.setVringEnable(0, true)
   assert.deepEqual(device.look(), [])
   await front.setFeatures(VERSION_1 | 1n << 30n)
-  assert.deepEqual(device.look(), ['features 0x100000000', 'start 0 size 32 at 0,1000,2000 base 0'])
+  assert.deepEqual(device.look(), ['features 0x100000000', 'start 0 size 32 at 0,1000,2000 base 5'])
   assert.notEqual(device.queues.get(0)!.callFd, undefined)
   await front.setStatus(0xf)
   await front.resetDevice()

@@ -22,6 +22,8 @@ const INFLIGHT_BYTES = 2 * 320
 const inflightFd = memoryFile(INFLIGHT_BYTES)
 const roomyFd = memoryFile(0x10000)
 
+const LOGGING = 1n << 32n | TransportFeature.LOG_ALL | TransportFeature.PROTOCOL_FEATURES
+
 type Malformed = readonly [what: string, request: number, payload: Uint8Array, fds?: readonly number[]]
 
 const state = (index: number, num: number): Uint8Array => encodeVringState({ index, num })
@@ -183,7 +185,10 @@ test('GET_CONFIG that cannot be served is answered with nothing, and the session
 
 test('GET_INFLIGHT_FD that cannot be served is answered with a region of no bytes, as long as the request, and the session goes on', async () => {
   const { front, session, problems } = connect()
-  const wrong = [inflight({ queues: 0 }), inflight({ queues: 3 }), inflight({ queueSize: 0 }), inflight({ queueSize: 40000 }), none, new Uint8Array(24).fill(255)]
+  const wrong = [
+    inflight({ queues: 0 }), inflight({ queues: 3 }), inflight({ queueSize: 0 }), inflight({ queueSize: 40000 }), none,
+    new Uint8Array(24).fill(255)
+  ]
   for (const payload of wrong) assert.deepEqual(await front.ask(Request.GET_INFLIGHT_FD, { payload }), new Uint8Array(24))
   assert.deepEqual(await front.ask(Request.GET_INFLIGHT_FD, { payload: inflight({ queues: 0 }).subarray(0, 20) }), new Uint8Array(20))
   assert.equal(problems.length, wrong.length + 1)
@@ -310,16 +315,17 @@ test('random messages: the session answers or ends, and gives everything back', 
     return (x >>> 8) % below
   }
   const payloads = (): Uint8Array => {
-    const shapes = [none, raw(BigInt(random(4))), raw(1n << 32n | TransportFeature.LOG_ALL | TransportFeature.PROTOCOL_FEATURES), state(random(3), random(3)), state(0, random(70000)), table(random(4)), encodeRegion(region),
+    const shapes = [none, raw(BigInt(random(4))), raw(LOGGING), state(random(3), random(3)), state(0, random(70000)), table(random(4)), encodeRegion(region),
       encodeVringAddress({ index: random(3), ...ringAddresses(random(2)), flags: random(2), log: BigInt(random(0x50000000)) }),
-      inflight({ queues: random(4), queueSize: 8 * random(4), size: 64 * random(11) }), log(8 * random(4200)), encodeMemoryTable([region]), raw(1n << BigInt(random(64))),
+      inflight({ queues: random(4), queueSize: 8 * random(4), size: 64 * random(11) }), log(8 * random(4200)),
+      encodeMemoryTable([region]), raw(1n << BigInt(random(64))),
       encodeConfig({ offset: random(300), size: random(20), flags: random(3), data: new Uint8Array(20) }), new Uint8Array(random(200)).fill(random(256))]
     return shapes[random(shapes.length)]!
   }
   const migrate = async (front: FrontEnd): Promise<void> => {
     await front.setInflightFd({ fd: inflightFd, size: INFLIGHT_BYTES, offset: 0, queues: 1 + random(2), queueSize: 16 })
     await front.setLogBase({ fd: roomyFd, size: LOG_BYTES + random(3) })
-    await front.setFeatures(1n << 32n | TransportFeature.LOG_ALL | TransportFeature.PROTOCOL_FEATURES)
+    await front.setFeatures(LOGGING)
   }
   const unanswered = Object.values(Request).filter((request) => !hasOwnReply(request))
   const before = [openDescriptors(), mappings()]

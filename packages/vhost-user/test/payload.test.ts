@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'uvu'
 import {
-  decodeConfig, decodeMemoryTable, decodeNothing, decodeRegion, decodeU64, decodeVringAddress, decodeVringDescriptor,
-  decodeVringState, encodeConfig, encodeMemoryTable, encodeRegion, encodeU64, encodeVringAddress, encodeVringDescriptor,
-  encodeVringState
+  decodeConfig, decodeInflight, decodeLog, decodeMemoryTable, decodeNothing, decodeRegion, decodeU64, decodeVringAddress,
+  decodeVringDescriptor, decodeVringState, encodeConfig, encodeInflight, encodeLog, encodeMemoryTable, encodeRegion, encodeU64,
+  encodeVringAddress, encodeVringDescriptor, encodeVringState
 } from '../src/index.ts'
 
 const region = { guestAddress: 0x100000, size: 0x2000, userAddress: 0x7f0000100000, offset: 0x60c20000 }
@@ -32,6 +32,22 @@ test('a table may bring room for more regions than it has, as User-Mode Linux do
   const bytes = new Uint8Array(8 + 2 * 32)
   bytes.set(encodeMemoryTable([region]))
   assert.deepEqual(decodeMemoryTable(bytes), [region])
+})
+
+test('an in-flight description has 24 bytes as a C structure has it, or 20', () => {
+  const region = { size: 0x1080, offset: 0x40, queues: 2, queueSize: 128 }
+  const fields = '8010000000000000' + '4000000000000000' + '0200' + '8000'
+  assert.equal(Buffer.from(encodeInflight(region)).toString('hex'), fields + '00000000')
+  assert.equal(Buffer.from(encodeInflight(region, 20)).toString('hex'), fields)
+  for (const length of [20, 24]) assert.deepEqual(decodeInflight(encodeInflight(region, length)), region)
+  for (const length of [0, 19, 21, 23, 25]) assert.throws(() => decodeInflight(new Uint8Array(length)), refusal)
+})
+
+test('a log description is a size and an offset', () => {
+  const bytes = encodeLog({ size: 0x8002, offset: 0x1000 })
+  assert.equal(Buffer.from(bytes).toString('hex'), '0280000000000000' + '0010000000000000')
+  assert.deepEqual(decodeLog(bytes), { size: 0x8002, offset: 0x1000 })
+  for (const length of [0, 8, 15, 17]) assert.throws(() => decodeLog(new Uint8Array(length)), refusal)
 })
 
 test('sizes are checked', () => {

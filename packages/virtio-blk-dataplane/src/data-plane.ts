@@ -11,7 +11,7 @@ import { DataPlaneError } from './errors.ts'
 import { type Drainable, Gate, type WaitOptions } from './gate.ts'
 import { Image } from './image.ts'
 import { checkOptions, type DataPlaneOptions, type QueueSetup } from './options.ts'
-import { SECTOR_BYTES, VIRTIO_BLK_ID_BYTES } from './request.ts'
+import { SECTOR_BYTES, VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk'
 import { type QueueStatistics, StatisticsTable } from './statistics.ts'
 import type { Tracer } from './trace.ts'
 

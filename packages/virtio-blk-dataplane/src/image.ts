@@ -4,7 +4,7 @@ import {
 } from '@node-vmm/libc'
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { DataPlaneError } from './errors.ts'
-import { SECTOR_BYTES } from './request.ts'
+import { SECTOR_BYTES } from '@node-vmm/virtio-blk'
 
 /** A raw image: which file, and how to use it. */
 export interface ImageOptions {

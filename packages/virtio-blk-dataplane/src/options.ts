@@ -4,7 +4,7 @@ import type { EngineChoice } from './engine.ts'
 import { DataPlaneError } from './errors.ts'
 import type { ImageOptions } from './image.ts'
 import type { RingSetup } from './messages.ts'
-import { VIRTIO_BLK_ID_BYTES } from './request.ts'
+import { VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk'
 import type { Tracer } from './trace.ts'
 
 /** The most queues of one disk. */

@@ -5,7 +5,7 @@ import type { Disk } from './disk.ts'
 import {
   SECTOR_BYTES, VIRTIO_BLK_HEADER_BYTES, VIRTIO_BLK_RANGE_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
   VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP
-} from './request.ts'
+} from '@node-vmm/virtio-blk'
 
 /** What `take` answers when the request is in flight. */
 export const IN_FLIGHT = -1

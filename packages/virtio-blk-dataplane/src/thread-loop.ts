@@ -4,7 +4,7 @@ import { setAffinity } from '@node-vmm/libc'
 import {
   hasFeature, InflightRecord, PackedVring, SplitVring, VIRTIO_F_RING_PACKED, type Virtqueue, type VringFault
 } from '@node-vmm/vring'
-import { VIRTIO_BLK_F_FLUSH } from './block-config.ts'
+import { VIRTIO_BLK_F_FLUSH } from '@node-vmm/virtio-blk'
 import { receiveMessageOnPort } from 'node:worker_threads'
 import { BlockQueue } from './block-queue.ts'
 import type { DiskState } from './disk.ts'

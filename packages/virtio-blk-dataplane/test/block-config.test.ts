@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'uvu'
-import { BLOCK_CONFIG_BYTES, blockConfig, blockFeatures, type BlockGeometry } from '../src/block-config.ts'
+import { CONFIG_BYTES } from '@node-vmm/virtio-blk'
+import { blockConfig, blockFeatures, type BlockGeometry } from '../src/block-config.ts'
 
 const disk: BlockGeometry = {
   sectors: 0x123456789a,
@@ -38,7 +39,7 @@ for (const [title, change, more] of cases) {
 test('every byte of the configuration space', () => {
   const config = blockConfig({ ...disk, queues: 3 })
   assert.equal(config.length, 96)
-  assert.equal(BLOCK_CONFIG_BYTES, 96)
+  assert.equal(CONFIG_BYTES, 96)
   assert.equal(hex(config), [
     '9a78563412000000', // capacity, in sectors
     '00000000', // size_max: not offered

@@ -1,15 +1,19 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
-import { VIRTQ_DESC_F_WRITE, type VringFault } from '@node-vmm/vring'
+import { EventNotifier } from '@node-vmm/event-poll'
+import { SplitVring, VIRTQ_DESC_F_WRITE, type VringFault } from '@node-vmm/vring'
 import { RING_FULL } from '@node-vmm/vring/driver'
 import { suite } from 'uvu'
+import { BlockQueue } from '../src/block-queue.ts'
+import { Gate } from '../src/gate.ts'
+import { Image } from '../src/image.ts'
 import {
   DataPlane, SECTOR_BYTES, VIRTIO_BLK_F_RO, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
   VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT
 } from '../src/index.ts'
 import { Guest } from './support/guest.ts'
 import { sectorPattern } from './support/image.ts'
-import { endAll, ENGINES, scratch, SERIAL, serve, testRequests, unevenly } from './support/requests.ts'
+import { endAll, ends, ENGINES, scratch, SERIAL, serve, testRequests, unevenly } from './support/requests.ts'
 
 for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests({ engine, eventIdx })
 
@@ -189,6 +193,55 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
     stop = true
     await running
     assert.ok(sent > 64, `${sent} requests were sent meanwhile`)
+  })
+
+  test('whoever drains finds every request of a batch shown to the guest, those too that finish at once', async () => {
+    const image = Image.open({ path: scratch.image('shown.img', 8) })
+    const guest = new Guest()
+    ends.push(async () => {
+      guest.close()
+      image.close()
+    })
+    const gate = Gate.create(1, () => {})
+    const call = EventNotifier.create()
+    const seen: string[] = []
+    call.notify = () => {
+      assert.throws(() => gate.drainSync({ timeout: 0 }), { code: 'ERR_TIMEOUT' }, 'the batch is not over')
+      seen.push(`used index ${guest.raw.getUsedIndex()}`)
+      return true
+    }
+    const queue = new BlockQueue({
+      index: 0,
+      memory: guest.memory,
+      vring: new SplitVring(guest.memory, { ...guest.layout, features: guest.setup.features }),
+      disk: {
+        fd: image.fd, bufferedFd: undefined, alignment: image.alignment, readOnly: false, id: new Uint8Array(20), discardSegments: 1, sectors: 8, writeThrough: false
+      },
+      engine: 'sync',
+      gate,
+      counters: new Float64Array(8),
+      call,
+      onFault: () => assert.fail(),
+      onYield: () => assert.fail(),
+      tracer: undefined,
+      log: undefined,
+      alwaysWriteThrough: false
+    })
+    const id = guest.getId()
+    queue.serve()
+    gate.drainSync({ timeout: 0 })
+    guest.poll()
+    const read = guest.read(0, 512)
+    queue.serve()
+    assert.deepEqual(gate.inFlight, [1])
+    queue.onCompletion()
+    gate.drainSync({ timeout: 0 })
+    assert.deepEqual(seen, ['used index 1', 'used index 2'])
+    guest.poll()
+    assert.equal((await id).written, 21)
+    assert.deepEqual((await read).data, sectorPattern(0, 1))
+    queue.ioq.close()
+    call.close()
   })
 
   for (const engine of ENGINES) {

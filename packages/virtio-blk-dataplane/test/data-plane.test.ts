@@ -388,6 +388,24 @@ test('write-through is switched while it runs', async () => {
   assert.deepEqual([through.writeThrough, through.config[32]], [true, 0])
 })
 
+test('locked only while it runs, an image goes from one data plane to the other', async () => {
+  const image = scratch.image('handed-over.img', 8)
+  const [first, second] = [make({ path: image, lock: 'running' }), make({ path: image, lock: 'running' })]
+  const [player, other] = [guest(), guest()]
+  await first.start([player.setup])
+  await assert.rejects(second.start([other.setup]), fails('ERR_IMAGE_LOCKED', /in use/))
+  assert.throws(() => DataPlane.create({ path: image }), fails('ERR_IMAGE_LOCKED'))
+  assert.equal((await player.write(3, sectorPattern(3, 1, 1))).status, VIRTIO_BLK_S_OK)
+  await first.stop()
+  await second.start([other.setup])
+  assert.deepEqual((await other.read(3, 512)).data, sectorPattern(3, 1, 1))
+  await assert.rejects(first.start([player.setup]), fails('ERR_IMAGE_LOCKED'))
+  await second.stop()
+  // A start that fails later gives the lock back.
+  await assert.rejects(first.start([{ ...player.setup, size: 3 }]), { code: 'ERR_RING_SIZE' })
+  await DataPlane.create({ path: image }).close()
+})
+
 test('disposal closes', async () => {
   const plane = DataPlane.create({ path })
   const player = guest()

@@ -1,15 +1,16 @@
+import {
+  SECTOR_BYTES, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES,
+  VIRTIO_BLK_RANGE_BYTES, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
+  VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP
+} from '@node-vmm/virtio-blk'
+import { hasFeature } from '@node-vmm/vring'
 import type { GuestMemory } from '@node-vmm/hostmem'
 import { Request, type RequestInit } from './block-request.ts'
 import type { BufferPool, GuestBuffer } from './buffer-pool.ts'
 import type { BlockConfig } from './config.ts'
 import { DrivenQueue } from './driven-queue.ts'
 import { BlockDriverError } from './errors.ts'
-import { hasFeature, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_WRITE_ZEROES } from './features.ts'
 import type { QueueData } from './queue.ts'
-import {
-  SECTOR_BYTES, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_RANGE_BYTES, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
-  VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_WRITE_ZEROES_UNMAP
-} from './request.ts'
 import { type ConnectOptions, Session } from './session.ts'
 
 /** The most bytes that one request of `read` and `write` moves: more would only make each take longer. */
@@ -154,7 +155,7 @@ export class BlockDriver {
   /** Fills a range with zeroes, without sending them. */
   async writeZeroes (offset: number, length: number, { unmap = false, ...options }: WriteZeroesOptions = {}): Promise<void> {
     if (!hasFeature(this.features, VIRTIO_BLK_F_WRITE_ZEROES)) throw unsupported('WRITE_ZEROES')
-    const flags = unmap ? VIRTIO_BLK_WRITE_ZEROES_UNMAP : 0
+    const flags = unmap ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0
     await this.#ranges(VIRTIO_BLK_T_WRITE_ZEROES, offset, length, this.config.writeZeroesMax, flags, options)
   }
 

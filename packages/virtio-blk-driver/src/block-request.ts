@@ -1,6 +1,7 @@
+import { STATUS_PENDING, readsFromDisk } from './request.ts'
+import { SECTOR_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP } from '@node-vmm/virtio-blk'
 import type { BufferPool, GuestBuffer } from './buffer-pool.ts'
 import { BlockDriverError } from './errors.ts'
-import { readsFromDisk, SECTOR_BYTES, STATUS_PENDING, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP } from './request.ts'
 
 /** What a request is about. */
 export interface RequestInit {

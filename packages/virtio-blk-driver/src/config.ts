@@ -1,8 +1,9 @@
 import {
-  hasFeature, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
+  CONFIG_BLK_SIZE, CONFIG_CAPACITY, CONFIG_MAX_DISCARD_SECTORS, CONFIG_MAX_WRITE_ZEROES_SECTORS, CONFIG_NUM_QUEUES,
+  CONFIG_SEG_MAX, CONFIG_SIZE_MAX, SECTOR_BYTES, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
   VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_WRITE_ZEROES
-} from './features.ts'
-import { SECTOR_BYTES } from './request.ts'
+} from '@node-vmm/virtio-blk'
+import { hasFeature } from '@node-vmm/vring'
 
 /** Bytes of the configuration that the driver reads: up to the limits of WRITE_ZEROES. */
 export const BLOCK_CONFIG_BYTES = 60
@@ -34,13 +35,13 @@ export function parseBlockConfig (bytes: Uint8Array, features: bigint): BlockCon
   const u32 = (bit: number, offset: number, otherwise: number): number =>
     (hasFeature(features, bit) ? view.getUint32(offset, true) : 0) || otherwise
   return {
-    capacity: Number(view.getBigUint64(0, true)) * SECTOR_BYTES,
-    blockSize: u32(VIRTIO_BLK_F_BLK_SIZE, 20, SECTOR_BYTES),
+    capacity: Number(view.getBigUint64(CONFIG_CAPACITY, true)) * SECTOR_BYTES,
+    blockSize: u32(VIRTIO_BLK_F_BLK_SIZE, CONFIG_BLK_SIZE, SECTOR_BYTES),
     readOnly: hasFeature(features, VIRTIO_BLK_F_RO),
-    sizeMax: u32(VIRTIO_BLK_F_SIZE_MAX, 8, 0xffffffff),
-    segmentsMax: u32(VIRTIO_BLK_F_SEG_MAX, 12, 1),
-    queues: hasFeature(features, VIRTIO_BLK_F_MQ) ? view.getUint16(34, true) : 1,
-    discardMax: u32(VIRTIO_BLK_F_DISCARD, 36, 0) * SECTOR_BYTES,
-    writeZeroesMax: u32(VIRTIO_BLK_F_WRITE_ZEROES, 48, 0) * SECTOR_BYTES
+    sizeMax: u32(VIRTIO_BLK_F_SIZE_MAX, CONFIG_SIZE_MAX, 0xffffffff),
+    segmentsMax: u32(VIRTIO_BLK_F_SEG_MAX, CONFIG_SEG_MAX, 1),
+    queues: hasFeature(features, VIRTIO_BLK_F_MQ) ? view.getUint16(CONFIG_NUM_QUEUES, true) : 1,
+    discardMax: u32(VIRTIO_BLK_F_DISCARD, CONFIG_MAX_DISCARD_SECTORS, 0) * SECTOR_BYTES,
+    writeZeroesMax: u32(VIRTIO_BLK_F_WRITE_ZEROES, CONFIG_MAX_WRITE_ZEROES_SECTORS, 0) * SECTOR_BYTES
   }
 }

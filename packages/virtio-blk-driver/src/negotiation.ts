@@ -1,8 +1,8 @@
+import { DRIVER_FEATURES } from './features.ts'
+import { VIRTIO_BLK_F_MQ } from '@node-vmm/virtio-blk'
+import { VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1, featureMask, hasFeature } from '@node-vmm/vring'
 import { type FrontEnd, ProtocolFeature, TransportFeature } from '@node-vmm/vhost-user'
 import { BlockDriverError } from './errors.ts'
-import {
-  DRIVER_FEATURES, featureMask, hasFeature, VIRTIO_BLK_F_MQ, VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1
-} from './features.ts'
 
 const WANTED_PROTOCOL_FEATURES = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK | ProtocolFeature.CONFIG
 

@@ -1,9 +1,10 @@
+import { STATUS_PENDING, readsFromDisk } from './request.ts'
+import { VIRTIO_BLK_HEADER_BYTES } from '@node-vmm/virtio-blk'
 import { EventNotifier } from '@node-vmm/event-poll'
 import { GuestMemory, type GuestMemoryData } from '@node-vmm/hostmem'
 import {
   type DriverQueue, DriverRing, type DriverRingOptions, type IndirectTables, PackedDriverRing, RING_FULL, type RingLayout
 } from '@node-vmm/vring/driver'
-import { readsFromDisk, STATUS_PENDING, VIRTIO_BLK_HEADER_BYTES } from './request.ts'
 
 // The hot path. Its invariants:
 // - Each head has 32 bytes of guest memory of its own: the request's header and, behind it, its status byte. They are
@@ -144,10 +145,10 @@ export class Queue {
     return ring.addChain(readable, segments + 1 - readable, token)
   }
 
-  /** Shows the disk all that was submitted, and wakes it if it wants that. Once for a batch. */
-  kick (): void {
+  /** Shows the disk all that was submitted, and wakes it if it wants that. Once for a batch. @returns whether it did */
+  kick (): boolean {
     this.#ring.publish()
-    if (this.#ring.needsKick()) this.kickNotifier.notify()
+    return this.#ring.needsKick() && this.kickNotifier.notify()
   }
 
   /**

@@ -1,3 +1,6 @@
+import {
+  VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, hasFeature
+} from '@node-vmm/vring'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { EventNotifier } from '@node-vmm/event-poll'
 import { GuestMemory, type RegionInit } from '@node-vmm/hostmem'
@@ -7,7 +10,6 @@ import { indirectTableBytes, layOutPackedRing, layOutRing, packedRingBytes, ring
 import { BufferPool } from './buffer-pool.ts'
 import { BLOCK_CONFIG_BYTES, type BlockConfig, parseBlockConfig } from './config.ts'
 import { BlockDriverError } from './errors.ts'
-import { hasFeature, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED } from './features.ts'
 import { agreedFeatures, agreeOnProtocol, disagreement, type Wishes } from './negotiation.ts'
 import { type QueueData, REQUEST_BYTES } from './queue.ts'
 

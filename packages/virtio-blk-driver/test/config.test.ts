@@ -1,9 +1,9 @@
+import { DRIVER_FEATURES } from '../src/features.ts'
+import { VIRTIO_BLK_F_RO } from '@node-vmm/virtio-blk'
+import { VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1, featureMask, hasFeature } from '@node-vmm/vring'
 import assert from 'node:assert/strict'
 import { test } from 'uvu'
 import { parseBlockConfig } from '../src/config.ts'
-import {
-  DRIVER_FEATURES, featureMask, hasFeature, VIRTIO_BLK_F_RO, VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1
-} from '../src/features.ts'
 
 function space (): Uint8Array {
   const bytes = new Uint8Array(60)

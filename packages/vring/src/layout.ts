@@ -21,6 +21,14 @@ export const VIRTIO_F_EVENT_IDX = 29
 /** Feature bit: the device uses buffers in the order in which they were made available. */
 export const VIRTIO_F_IN_ORDER = 35
 
+/** Feature bit: virtio 1.0 or later. */
+export const VIRTIO_F_VERSION_1 = 32
+
+/** A mask of feature bits by their numbers. */
+export function featureMask (...bits: readonly number[]): bigint {
+  return bits.reduce((mask, bit) => mask | 1n << BigInt(bit), 0n)
+}
+
 /** Whether a mask of feature bits has one of them. */
 export function hasFeature (features: bigint, bit: number): boolean {
   return (features >> BigInt(bit) & 1n) === 1n

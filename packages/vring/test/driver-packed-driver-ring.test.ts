@@ -256,6 +256,16 @@ test('with event indices, a kick is due when the batch passes the place that the
   assert.ok(kicks > 100)
 })
 
+test('one question about kicks speaks of all batches since the last one', () => {
+  const { ring, raw } = setUp(4, { eventIdx: true })
+  raw.deviceEvent({ index: 0x8000, flags: 2 })
+  for (let count = 0; count < 3; count++) {
+    ring.add([segment], [])
+    ring.publish()
+  }
+  assert.equal(ring.needsKick(), true)
+})
+
 test('with event indices, kicks are asked for and refused by the flags as well', () => {
   const { ring, raw } = setUp(4, { eventIdx: true })
   for (const [flags, due] of [[0, true], [1, false]] as const) {

@@ -16,7 +16,8 @@ export const ENGINES: readonly EngineName[] = ['io_uring', 'linux-aio', 'sync']
 export const scratch = new Scratch()
 process.on('exit', () => scratch.remove())
 
-const ends: (() => Promise<void>)[] = []
+/** What takes down what was served, in the order in which it was set up. */
+export const ends: (() => Promise<void>)[] = []
 
 /** Takes down everything that was served. */
 export async function endAll (): Promise<void> {

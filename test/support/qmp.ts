@@ -1,0 +1,64 @@
+// QEMU's monitor (docs/interop/qmp-spec.txt): one JSON object a line, each way.
+import { existsSync } from 'node:fs'
+import { connect, type Socket } from 'node:net'
+import { createInterface } from 'node:readline'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+interface Answer {
+  readonly return?: unknown
+  readonly error?: { readonly desc: string }
+}
+
+/** What QEMU is started with to be spoken to there. */
+export function monitorAt (socket: string): string[] {
+  return ['-qmp', `unix:${socket},server=on,wait=off`]
+}
+
+export class Monitor {
+  readonly #socket: Socket
+  #answered: (answer: Answer) => void = () => {}
+  readonly #events: string[] = []
+
+  private constructor (socket: Socket) {
+    this.#socket = socket
+    socket.on('error', () => {})
+    createInterface(socket).on('line', (line) => {
+      const message = JSON.parse(line)
+      if ('event' in message) this.#events.push(message.event)
+      else if (!('QMP' in message)) this.#answered(message)
+    })
+    socket.once('close', () => this.#answered({ error: { desc: 'QEMU has gone' } }))
+  }
+
+  /** @param socket that of `monitorAt`; QEMU may still be starting. */
+  static async connect (socket: string): Promise<Monitor> {
+    await until('QEMU has a monitor', async () => existsSync(socket), 30)
+    const monitor = new Monitor(connect(socket))
+    await monitor.execute('qmp_capabilities')
+    return monitor
+  }
+
+  /** One command at a time. @throws with QEMU's words where it refuses */
+  async execute (command: string, args: object = {}): Promise<any> {
+    const answer = await new Promise<Answer>((resolve) => {
+      this.#answered = resolve
+      this.#socket.write(`${JSON.stringify({ execute: command, arguments: args })}\n`)
+    })
+    if (answer.error !== undefined) throw new Error(`${command}: ${answer.error.desc}`)
+    return answer.return
+  }
+
+  /** Waits until QEMU has told of an event, since the monitor was connected. */
+  async told (event: string, seconds: number): Promise<void> {
+    await until(`QEMU tells of ${event}`, async () => this.#events.includes(event), seconds)
+  }
+}
+
+/** Looks every 50 ms. @throws where it is not so in time */
+export async function until (what: string, isSo: () => Promise<boolean>, seconds: number): Promise<void> {
+  const deadline = Date.now() + seconds * 1000
+  while (!await isSo()) {
+    if (Date.now() > deadline) throw new Error(`${what}: not within ${seconds} s`)
+    await sleep(50)
+  }
+}
