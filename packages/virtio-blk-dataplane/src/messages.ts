@@ -1,5 +1,5 @@
 import type { GuestMemoryData } from '@node-vmm/hostmem'
-import type { VirtqueueState, VringFault } from '@node-vmm/vring'
+import type { VirtqueueState, VringFault, VringInit } from '@node-vmm/vring'
 import type { MessagePort } from 'node:worker_threads'
 import type { Disk, DiskState } from './disk.ts'
 import type { EngineChoice, EngineReport } from './engine.ts'
@@ -19,22 +19,11 @@ export interface ThreadInit {
   readonly trace: boolean
 }
 
-/** A ring as the driver described it; of both layouts, whose parts have the same names. */
-export interface RingSetup {
-  readonly size: number
-  readonly descriptorAddress: number
-  readonly availableAddress: number
-  readonly usedAddress: number
-  readonly features: bigint
-  readonly availableIndex?: number | undefined
-  readonly usedIndex?: number | undefined
-}
-
 /** A queue to serve: its ring, and how the guest and the device wake each other. Addresses of records are the host's. */
 export interface QueueData {
   readonly index: number
   readonly memory: GuestMemoryData
-  readonly ring: RingSetup
+  readonly ring: VringInit & { readonly features: bigint }
   readonly kickFd: number
   readonly callFd: number | undefined
   readonly errorFd: number | undefined

@@ -1,9 +1,8 @@
 import type { GuestMemory } from '@node-vmm/hostmem'
-import type { VringFault } from '@node-vmm/vring'
+import type { VringFault, VringInit } from '@node-vmm/vring'
 import type { EngineChoice } from './engine.ts'
 import { DataPlaneError } from './errors.ts'
 import type { ImageOptions } from './image.ts'
-import type { RingSetup } from './messages.ts'
 import { VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk'
 import type { Tracer } from './trace.ts'
 
@@ -47,7 +46,9 @@ export interface DataPlaneOptions extends ImageOptions {
 }
 
 /** A queue to serve: its ring, and how the guest and the device wake each other. */
-export interface QueueSetup extends RingSetup {
+export interface QueueSetup extends VringInit {
+  /** The features that the driver accepted: of the ring and of the disk. */
+  readonly features: bigint
   /** Guest memory. Held until the queue is stopped. */
   readonly memory: GuestMemory
   /** An eventfd (or pipe) that the guest's kicks make readable. The caller's to close, after the queue is stopped. */

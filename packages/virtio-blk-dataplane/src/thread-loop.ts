@@ -206,11 +206,9 @@ export class ThreadLoop {
 }
 
 function openVring (memory: GuestMemory, { ring, inflight, log: logData }: QueueData, dirty: DirtyLog | undefined): Virtqueue {
-  const { availableIndex, usedIndex, ...rest } = ring
-  const init = { ...rest, ...(availableIndex !== undefined && { availableIndex }), ...(usedIndex !== undefined && { usedIndex }) }
-  if (hasFeature(ring.features, VIRTIO_F_RING_PACKED)) return new PackedVring(memory, init, { log: dirty })
+  if (hasFeature(ring.features, VIRTIO_F_RING_PACKED)) return new PackedVring(memory, ring, { log: dirty })
   const usedAddress = logData?.usedAddress
-  return new SplitVring(memory, init, {
+  return new SplitVring(memory, ring, {
     record: inflight === undefined ? undefined : new InflightRecord(inflight.address, ring.size),
     log: dirty === undefined || usedAddress === undefined ? undefined : { dirty, usedAddress }
   })

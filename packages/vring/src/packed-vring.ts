@@ -12,7 +12,7 @@ import {
   VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED
 } from './packed-layout.ts'
 import { checkDisjoint, openPart, type RingPart } from './ring-part.ts'
-import type { PopResult, Virtqueue, VirtqueueState } from './virtqueue.ts'
+import type { PopResult, Virtqueue, VirtqueueState, VringInit } from './virtqueue.ts'
 
 // The hot path of packed rings. The invariants of split-vring.ts hold here too; and these:
 // - The flags of a chain's first descriptor say that the whole chain is there: they are loaded first, with Atomics.
@@ -37,24 +37,6 @@ const BUFFER_IDS = 0x10000
 const FREE = 0
 const IN_FLIGHT = 1
 const COMPLETED = 2
-
-/** Where a packed ring is and how it works: what the driver told the device at set-up. The names are those of a split ring's parts, which carry the addresses on every transport. */
-export interface PackedVringInit {
-  /** Descriptors: 1 to 32768. */
-  readonly size: number
-  /** Guest address of the descriptor ring, a multiple of 16. */
-  readonly descriptorAddress: number
-  /** Guest address of the driver's event suppression structure, a multiple of 4. */
-  readonly availableAddress: number
-  /** Guest address of the device's event suppression structure, a multiple of 4. */
-  readonly usedAddress: number
-  /** Negotiated feature bits; INDIRECT_DESC and EVENT_IDX matter here. @default 0n */
-  readonly features?: bigint
-  /** The position to begin to pop at, with its wrap counter as bit 15. @default 0x8000: a fresh ring */
-  readonly availableIndex?: number
-  /** The position to begin to push at, with its wrap counter as bit 15. @default the same as `availableIndex` */
-  readonly usedIndex?: number
-}
 
 /** The device's side of a packed virtqueue (virtio 1.2, 2.8). */
 export class PackedVring implements Virtqueue {
@@ -97,7 +79,7 @@ export class PackedVring implements Virtqueue {
   readonly #idsInFlight = new Uint8Array(BUFFER_IDS)
 
   /** @throws VringError for a size, an address or an index that cannot be a ring's */
-  constructor (memory: GuestMemory, init: PackedVringInit, { log }: { readonly log?: DirtyLog | undefined } = {}) {
+  constructor (memory: GuestMemory, init: VringInit, { log }: { readonly log?: DirtyLog | undefined } = {}) {
     const { size, descriptorAddress, availableAddress, usedAddress, features = 0n, availableIndex = WRAP_BIT, usedIndex = availableIndex } = init
     if (!Number.isInteger(size) || size < 1 || size > VIRTQ_SIZE_MAX) {
       throw new VringError('ERR_RING_SIZE', `a packed ring has 1 to ${VIRTQ_SIZE_MAX} descriptors: not ${size}`)

@@ -11,7 +11,7 @@ import {
   VIRTQ_SIZE_MAX, VIRTQ_USED_ALIGNMENT, VIRTQ_USED_ELEM_BYTES, VIRTQ_USED_F_NO_NOTIFY
 } from './layout.ts'
 import { checkDisjoint, openPart, type RingPart } from './ring-part.ts'
-import type { PopResult, Virtqueue, VirtqueueState } from './virtqueue.ts'
+import type { PopResult, Virtqueue, VirtqueueState, VringInit } from './virtqueue.ts'
 
 // The hot path. Its invariants:
 // - The driver may change any byte at any moment. A descriptor is read once, into locals, and judged as read.
@@ -30,24 +30,6 @@ const USED_RING = 1
 const INDEX_MASK = 0xffff
 // What `#heads` says of a head: 0 it is the driver's, 1 in flight, or complete but not its turn (IN_ORDER).
 const COMPLETED = 2
-
-/** Where a split ring is and how it works: what the driver told the device at set-up. */
-export interface SplitVringInit {
-  /** Entries: a power of two, 1 to 32768. */
-  readonly size: number
-  /** Guest address of the descriptor table, a multiple of 16. */
-  readonly descriptorAddress: number
-  /** Guest address of the available ring, a multiple of 2. */
-  readonly availableAddress: number
-  /** Guest address of the used ring, a multiple of 4. */
-  readonly usedAddress: number
-  /** Negotiated feature bits; INDIRECT_DESC, EVENT_IDX and NOTIFY_ON_EMPTY matter here. @default 0n */
-  readonly features?: bigint
-  /** The available-ring index to begin with: the vring base. @default 0 */
-  readonly availableIndex?: number
-  /** The used-ring index to begin with. @default what the used ring says */
-  readonly usedIndex?: number
-}
 
 /** Who else is told what the device does to a ring. */
 export interface VringObservers {
@@ -97,7 +79,7 @@ export class SplitVring implements Virtqueue {
    * With a record of an earlier process the ring begins where that one ended: `availableIndex` is found out, and what
    * was in flight is popped again, in its old order.
    */
-  constructor (memory: GuestMemory, init: SplitVringInit, { record, log }: VringObservers = {}) {
+  constructor (memory: GuestMemory, init: VringInit, { record, log }: VringObservers = {}) {
     const { size, descriptorAddress, availableAddress, usedAddress, features = 0n } = init
     if (!Number.isInteger(size) || size < 1 || size > VIRTQ_SIZE_MAX || (size & (size - 1)) !== 0) {
       throw new VringError('ERR_RING_SIZE', `a split ring has a power of two of entries, up to ${VIRTQ_SIZE_MAX}: not ${size}`)

@@ -4,6 +4,30 @@ import type { VringFault } from './errors.ts'
 /** `'chain'`: one was popped. `'empty'`: none is there. `'broken'`: the ring is malformed, see `fault`. */
 export type PopResult = 'chain' | 'empty' | 'broken'
 
+/**
+ * Where a ring is and how it works: what the driver told the device at set-up. Both layouts have three parts, which
+ * every transport calls by the names of the split one's.
+ */
+export interface VringInit {
+  /** Descriptors, 1 to 32768; a power of two in a split ring. */
+  readonly size: number
+  /** Guest address of the descriptor table, or of the packed ring: a multiple of 16. */
+  readonly descriptorAddress: number
+  /** Guest address of the available ring, a multiple of 2; or of the driver's event structure, a multiple of 4. */
+  readonly availableAddress: number
+  /** Guest address of the used ring, or of the device's event structure: a multiple of 4. */
+  readonly usedAddress: number
+  /** Negotiated feature bits; INDIRECT_DESC, EVENT_IDX, IN_ORDER and (split) NOTIFY_ON_EMPTY matter here. @default 0n */
+  readonly features?: bigint | undefined
+  /**
+   * Where to begin to pop: the available index; packed: the position with its wrap counter as bit 15. @default 0, or
+   * 0x8000: a fresh ring
+   */
+  readonly availableIndex?: number | undefined
+  /** Where to begin to push, likewise. @default what the used ring says; packed: the same as `availableIndex` */
+  readonly usedIndex?: number | undefined
+}
+
 /** What is needed to go on with a queue elsewhere. */
 export interface VirtqueueState {
   /** The next available-ring index to pop: what vhost-user calls the vring base. */

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { test } from 'uvu'
 import { layOutRing, RawRing } from '../src/driver/index.ts'
 import {
-  DescriptorChain, SplitVring, type SplitVringInit, VIRTIO_F_EVENT_IDX, VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_DESC_F_INDIRECT,
+  DescriptorChain, SplitVring, type VringInit, VIRTIO_F_EVENT_IDX, VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_DESC_F_INDIRECT,
   VIRTQ_DESC_F_WRITE, VIRTQ_USED_F_NO_NOTIFY
 } from '../src/index.ts'
 import { BORDER, DATA, type Fixture, HIGH, READ_ONLY, segmentsOf, setUp, snapshot } from './support/fixture.ts'
@@ -52,7 +52,7 @@ for (const [name, change, code] of [
   ['that begins at index 65536', { availableIndex: 65536 }, 'ERR_RING_INDEX'],
   ['that begins at index -1', { usedIndex: -1 }, 'ERR_RING_INDEX'],
   ['that begins at index 0.5', { availableIndex: 0.5 }, 'ERR_RING_INDEX']
-] as [string, Partial<SplitVringInit>, string][]) {
+] as [string, Partial<VringInit>, string][]) {
   test(`a ring ${name} is refused at set-up`, () => {
     const { memory, raw } = setUp()
     const before = snapshot(memory)

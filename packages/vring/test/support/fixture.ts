@@ -2,7 +2,7 @@ import { GuestMemory } from '@node-vmm/hostmem'
 import { close } from '@node-vmm/libc'
 import { layOutRing, RawRing } from '../../src/driver/index.ts'
 import {
-  DescriptorChain, SplitVring, type SplitVringInit, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_NOTIFY_ON_EMPTY
+  DescriptorChain, SplitVring, type VringInit, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_NOTIFY_ON_EMPTY
 } from '../../src/index.ts'
 
 /** Where rings of up to 256 entries are, at the start of the low region. */
@@ -28,7 +28,7 @@ export interface Fixture {
 }
 
 /** What a ring is made with. */
-export interface FixtureOptions extends Partial<SplitVringInit> {
+export interface FixtureOptions extends Partial<VringInit> {
   readonly indirect?: boolean
   readonly eventIdx?: boolean
   readonly notifyOnEmpty?: boolean

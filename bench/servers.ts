@@ -1,0 +1,141 @@
+import { spawnSync } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import type { Case } from './cases.ts'
+
+/** Where a server finds its image, and where it is to listen. */
+export interface Place {
+  readonly socket: string
+  readonly image: string
+}
+
+/** A way to serve a disk. */
+export interface ServerKind {
+  readonly name: string
+  /** Ours, those that it is to be compared with, and `fio`, which has no ring between itself and the file. */
+  readonly side: 'ours' | 'qsd' | 'node' | 'fio'
+  /** Whether it takes part in a case. */
+  serves (which: Case): boolean
+  /** The command; undefined for `fio`, which is no server. */
+  command? (which: Case, place: Place): string[]
+}
+
+const PROGRAM = fileURLToPath(new URL('../packages/vhost-user-blk/dist/cli.js', import.meta.url))
+const TYPESCRIPT = ['--import', fileURLToPath(new URL('../tools/ts.mjs', import.meta.url))]
+const NULL_BYTES = 1 << 30
+
+/** Microseconds to look for work before sleeping, for the servers that can be told to. */
+const POLL_MICROSECONDS = 32
+
+export const AUTO = 'node-vmm auto'
+export const POLLING = 'node-vmm polling'
+
+/** The sockets that a server of this case has. */
+export function socketsOf (which: Case, { socket }: Place): string[] {
+  return isOurScript(which) ? Array.from({ length: which.disks }, (_, index) => `${socket}.${index}`) : [socket]
+}
+
+/** The images that a server of this case needs: all of them together are as large as one. */
+export function imagesOf (which: Case, image: string): string[] {
+  return which.disks === 1 ? [image] : Array.from({ length: which.disks }, (_, index) => `${image}.${index}`)
+}
+
+/** All servers that this machine can run, and why not the others. */
+export function findServers (): { servers: ServerKind[], missing: string[] } {
+  const servers: ServerKind[] = [
+    ours(AUTO, ['--engine=auto'], () => true),
+    ours('node-vmm io_uring', ['--engine=io_uring'], isCompared),
+    ours('node-vmm linux-aio', ['--engine=linux-aio'], isCompared)
+  ]
+  if (hasPolling()) {
+    servers.push(ours(POLLING, [`--poll-max-us=${POLL_MICROSECONDS}`], (which) => isCompared(which) && which.depth <= 8))
+  }
+  servers.push({ name: 'node-vmm', side: 'ours', serves: (which) => which.backing === 'null' && !which.growth, command: script })
+  const missing: string[] = []
+  if (isInstalled('qemu-storage-daemon')) servers.push(daemon('qsd native', 'native'), daemon('qsd io_uring', 'io_uring'), nullDaemon)
+  else missing.push('qemu-storage-daemon is not installed (Debian: qemu-system-common, qemu-utils): no comparison with it')
+  servers.push(plainNode)
+  if (isInstalled('fio')) servers.push(fio)
+  else missing.push('fio is not installed: the ceiling is not measured')
+  return { servers, missing }
+}
+
+function ours (name: string, options: string[], serves: (which: Case) => boolean): ServerKind {
+  return {
+    name,
+    side: 'ours',
+    serves: (which) => which.backing !== 'null' && serves(which),
+    command (which, place) {
+      if (isOurScript(which)) return script(which, place)
+      return [
+        process.execPath, PROGRAM, `--socket-path=${place.socket}`, `--blk-file=${place.image}`, '--lock=running',
+        `--num-queues=${which.queues}`, ...options, ...(which.backing === 'disk' ? ['--direct'] : [])
+      ]
+    }
+  }
+}
+
+/** Without a null disk, and with one disk only, our server is the program that people run. */
+function isOurScript ({ backing, disks }: Case): boolean {
+  return backing === 'null' || disks > 1
+}
+
+function script (which: Case, { socket, image }: Place): string[] {
+  const more = which.backing === 'null' ? ['null'] : []
+  return [process.execPath, ...TYPESCRIPT, fileURLToPath(new URL('serve-many.ts', import.meta.url)), socket, image, String(which.disks), ...more]
+}
+
+function daemon (name: string, aio: string): ServerKind {
+  return {
+    name,
+    side: 'qsd',
+    serves: (which) => which.backing !== 'null' && isCompared(which),
+    command (which, { socket, image }) {
+      const direct = aio === 'native' || which.backing === 'disk'
+      return daemonCommand(`driver=file,filename=${image},locking=off,aio=${aio}${direct ? ',cache.direct=on' : ''}`, which.queues, socket)
+    }
+  }
+}
+
+const nullDaemon: ServerKind = {
+  name: 'qsd null-co',
+  side: 'qsd',
+  serves: (which) => which.backing === 'null',
+  command: (which, { socket }) => daemonCommand(`driver=null-co,size=${NULL_BYTES},read-zeroes=off`, which.queues, socket)
+}
+
+function daemonCommand (node: string, queues: number, socket: string): string[] {
+  return [
+    'qemu-storage-daemon', '--blockdev', `${node},node-name=disk`, '--object', 'iothread,id=thread', '--export',
+    `type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path=${socket},writable=on,iothread=thread,num-queues=${queues}`
+  ]
+}
+
+const plainNode: ServerKind = {
+  name: 'plain Node',
+  side: 'node',
+  serves: (which) => which.backing !== 'null' && isCompared(which),
+  command (which, { socket, image }) {
+    const direct = which.backing === 'disk' ? ['direct'] : []
+    return [process.execPath, ...TYPESCRIPT, fileURLToPath(new URL('plain-server.ts', import.meta.url)), socket, image, String(which.queues), ...direct]
+  }
+}
+
+const fio: ServerKind = {
+  name: 'fio',
+  side: 'fio',
+  serves: (which) => which.backing !== 'null' && isCompared(which) && which.queues === 1 && !which.polls && !which.hugePages
+}
+
+function isCompared ({ growth }: Case): boolean {
+  return !growth
+}
+
+function isInstalled (program: string): boolean {
+  return spawnSync(program, ['--version'], { stdio: 'ignore', timeout: 5000 }).status === 0
+}
+
+/** Whether this version of the program can poll before it sleeps. */
+function hasPolling (): boolean {
+  const { stdout } = spawnSync(process.execPath, [PROGRAM, '--help'], { encoding: 'utf8', timeout: 5000 })
+  return stdout.includes('--poll-max-us')
+}
