@@ -7,7 +7,7 @@ import type { Running } from '../support/processes.ts'
 import { testWith } from '../support/programs.ts'
 import { ourServer, startOurs, stop } from '../support/server.ts'
 import { cleanUp, temporaryFolder } from '../support/temporary.ts'
-import { askedToStop, stopSector, writeStopSector } from './stop-sector.ts'
+import { stopSector, writeStopSector } from './stop-sector.ts'
 
 /** Writes and reads back, again and again, past the page cache with many requests in flight, until asked to stop. */
 const verifiedRounds = ({ jobs }: { jobs: number }): string => `
@@ -16,7 +16,7 @@ mount /dev/vda /mnt
 say mounted
 set +x
 rounds=0
-until ${askedToStop}; do
+until asked_to_stop; do
   fio --name=verify --directory=/mnt --size=16M --numjobs=${jobs} --rw=randwrite --bssplit=4k/60:16k/20:64k/20 \\
     --ioengine=libaio --iodepth=32 --direct=1 --verify=crc32c --verify_fatal=1 --minimal >/tmp/fio || {
     cat /tmp/fio; exit 1

@@ -28,14 +28,14 @@ test('an image and a socket are enough', () => {
     trace: false,
     options: {
       path: 'disk.raw', socketPath: '/run/disk.sock', readOnly: false, direct: false, writeThrough: false, discardSegments: 1,
-      packed: false, inOrder: false, queues: 1, threads: 1, queueThreads: [], cpus: [], engine: 'auto', serial: ''
+      packed: false, inOrder: false, queues: 1, threads: 1, queueThreads: [], cpus: [], engine: 'auto', serial: '', lock: 'open'
     }
   })
 })
 
 test('each flag reaches the server, with = or as the next argument', () => {
   assert.deepEqual(parseCommand([
-    '--fd', '3', '--blk-file', 'disk.raw', '--read-only', '--direct', '--write-through', '--discard-segments', '0', '--packed',
+    '--fd', '3', '--blk-file', 'disk.raw', '--lock', 'running', '--read-only', '--direct', '--write-through', '--discard-segments', '0', '--packed',
     '--in-order', '--num-queues', '3', '--threads', '2', '--queue-threads', '0,1,1', '--cpus', '2+3,4', '--engine', 'linux-aio',
     '--serial', 'exactly twenty bytes', '--trace'
   ]), {
@@ -43,7 +43,8 @@ test('each flag reaches the server, with = or as the next argument', () => {
     trace: true,
     options: {
       path: 'disk.raw', fd: 3, readOnly: true, direct: true, writeThrough: true, discardSegments: 0, packed: true, inOrder: true,
-      queues: 3, threads: 2, queueThreads: [0, 1, 1], cpus: [[2, 3], [4]], engine: 'linux-aio', serial: 'exactly twenty bytes'
+      queues: 3, threads: 2, queueThreads: [0, 1, 1], cpus: [[2, 3], [4]], engine: 'linux-aio', serial: 'exactly twenty bytes',
+      lock: 'running'
     }
   })
 })
@@ -66,6 +67,11 @@ test('each engine is known by its name', () => {
 test('an image is needed', () => {
   assert.equal(refusal(), 'which image? Give --blk-file=IMAGE.')
   assert.equal(refusal('--socket-path=s', '--blk-file='), 'which image? Give --blk-file=IMAGE.')
+})
+
+test('the image is locked while it is open, or while a guest runs', () => {
+  assert.equal(options(...least, '--lock=running').lock, 'running')
+  assert.equal(refusal(...least, '--lock=never'), '--lock takes open or running: not "never".')
 })
 
 test('one of a path and a descriptor is needed, not both', () => {

@@ -110,7 +110,8 @@ export class BlockQueue {
     this.#toGuest = new Uint8Array(vring.size)
     this.ioq = new IoQueue({
       fd: disk.fd,
-      ...(disk.bufferedFd !== undefined && { bufferedFd: disk.bufferedFd }),
+      bufferedFd: disk.bufferedFd,
+      writeTurns: disk.writeTurns,
       depth: vring.size,
       segmentsMax: CHAIN_DESCRIPTORS_MAX,
       engine,

@@ -1,5 +1,6 @@
 import { EventNotifier } from '@node-vmm/event-poll'
 import type { GuestMemory } from '@node-vmm/hostmem'
+import { WriteTurns } from '@node-vmm/ioq'
 import type { VirtqueueState } from '@node-vmm/vring'
 import { fdatasync } from 'node:fs'
 import { promisify } from 'node:util'
@@ -35,6 +36,7 @@ export class DataPlane implements Drainable {
   readonly #options: DataPlaneOptions
   readonly #gate: Gate
   readonly #statistics: StatisticsTable
+  readonly #writeTurns: SharedArrayBuffer | undefined
   readonly #running = new Map<number, RunningQueue>()
   readonly #threads = new Map<number, DataPlaneThread>()
   #geometry: BlockGeometry
@@ -68,6 +70,7 @@ export class DataPlane implements Drainable {
     }
     this.#gate = Gate.create(queues, () => { for (const thread of this.#threads.values()) thread.wake.notify() })
     this.#statistics = new StatisticsTable(queues)
+    this.#writeTurns = image?.bufferedFd === undefined ? undefined : WriteTurns.allocate()
   }
 
   /**
@@ -356,6 +359,7 @@ export class DataPlane implements Drainable {
       fd: image.fd,
       bufferedFd: image.bufferedFd,
       alignment: image.alignment,
+      writeTurns: this.#writeTurns,
       readOnly: image.readOnly,
       id,
       discardSegments,

@@ -6,6 +6,8 @@ export interface Disk extends DiskState {
   /** Of the same file, without O_DIRECT: takes what `alignment` excludes from `fd`. */
   readonly bufferedFd: number | undefined
   readonly alignment: Alignment
+  /** Shared by all queues with a `bufferedFd`: direct and buffered writes take turns. See `WriteTurns` of `@node-vmm/ioq`. */
+  readonly writeTurns: SharedArrayBuffer | undefined
   readonly readOnly: boolean
   /** What GET_ID answers: 20 bytes, padded with zeros. */
   readonly id: Uint8Array

@@ -121,7 +121,7 @@ export class ThreadLoop {
       memory,
       vring,
       disk: this.#init.disk,
-      engine: this.#makeEngine({ fd: this.#init.disk.fd, depth: ring.size }),
+      engine: this.#makeEngine({ fd: this.#init.disk.fd, bufferedFd: this.#init.disk.bufferedFd, depth: ring.size }),
       gate: this.#gate,
       counters: this.#statistics.counters(index),
       call,

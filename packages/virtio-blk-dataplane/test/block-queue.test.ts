@@ -215,7 +215,15 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
       memory: guest.memory,
       vring: new SplitVring(guest.memory, { ...guest.layout, features: guest.setup.features }),
       disk: {
-        fd: image.fd, bufferedFd: undefined, alignment: image.alignment, readOnly: false, id: new Uint8Array(20), discardSegments: 1, sectors: 8, writeThrough: false
+        fd: image.fd,
+        bufferedFd: undefined,
+        writeTurns: undefined,
+        alignment: image.alignment,
+        readOnly: false,
+        id: new Uint8Array(20),
+        discardSegments: 1,
+        sectors: 8,
+        writeThrough: false
       },
       engine: 'sync',
       gate,

@@ -203,4 +203,18 @@ test('an image that qemu-io writes to is refused until it ends', async () => {
   Image.open({ path }).close()
 })
 
+test('locked only while it is used: two may have it open, one may use it, and the next one after that', () => {
+  const path = scratch.file('handed-over.img', 1024)
+  const [source, destination] = [1, 2].map(() => Image.open({ path, lock: 'running' })) as [Image, Image]
+  source.beginUse()
+  assert.throws(() => destination.beginUse(), { code: 'ERR_IMAGE_LOCKED' })
+  source.endUse()
+  destination.beginUse()
+  assert.throws(() => source.beginUse(), { code: 'ERR_IMAGE_LOCKED' })
+  refuses({ path }, 'ERR_IMAGE_LOCKED', /in use/)
+  destination.close()
+  source.beginUse()
+  source.close()
+})
+
 test.run()
