@@ -23,6 +23,7 @@ interface Job {
 export async function runFio (which: Case, image: string, warmUpMilliseconds: number, milliseconds: number, cpu: number): Promise<LoadSample> {
   const { kind, pattern, blockBytes, depth, backing } = which
   const before = machineTime()
+  const begin = performance.now()
   const program = pinned(cpu, () => new Running('fio', 'fio', [
     '--output-format=json', '--name=bench', `--filename=${image}`, '--ioengine=libaio', `--direct=${Number(backing === 'disk')}`,
     `--rw=${pattern === 'random' ? 'rand' : ''}${kind}`, `--bs=${blockBytes}`, `--iodepth=${depth}`, `--iodepth_batch_submit=${depth}`,
@@ -31,6 +32,7 @@ export async function runFio (which: Case, image: string, warmUpMilliseconds: nu
   ]))
   const { status } = await program.ended((warmUpMilliseconds + milliseconds) / 1000 + 10)
   const after = machineTime()
+  const elapsed = (performance.now() - begin) / 1000
   const json = program.output.slice(program.output.indexOf('{'))
   if (status !== 0) throw program.failure('failed')
   const job = (JSON.parse(json) as { jobs: Job[] }).jobs[0]
@@ -52,9 +54,9 @@ export async function runFio (which: Case, image: string, warmUpMilliseconds: nu
     kicks: 0,
     interrupts: 0,
     stalls: 0,
-    // Its own start and end are in there too: an upper limit.
-    otherLoad: Math.max(0, (after.busy - before.busy) / (runtime + warmUpMilliseconds / 1000) - time / 1e6 / runtime),
-    stolen: (after.stolen - before.stolen) / runtime,
+    // Its own start and end count as others: an upper limit.
+    otherLoad: Math.max(0, after.busy - before.busy - time / 1e6 * (1 + warmUpMilliseconds / 1000 / runtime)) / elapsed,
+    stolen: (after.stolen - before.stolen) / elapsed,
     sessionRequests: requests
   }
 }

@@ -12,9 +12,9 @@ import { blockMark } from './image.ts'
 // - A slot is a buffer, and the request that uses it: in flight, or about to be submitted again.
 // - One thread drives all queues; each has as many slots in flight as the load is deep, until the time is over.
 
-/** Milliseconds without a completion after which the disk is kicked once more: it has lost one. */
-const STALL_MILLISECONDS = 200
-const STALLS_MAX = 10
+/** Milliseconds without a completion after which the disk is kicked once more: it may have lost one. */
+const STALL_MILLISECONDS = 1000
+const STALLS_MAX = 5
 /** How often a polling guest looks in vain before it reads the clock. */
 const SPINS = 20_000
 const SECTOR_BYTES = 512

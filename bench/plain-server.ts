@@ -1,9 +1,9 @@
 // The straightforward server: what one writes first, in Node. Everything on the main thread: a kick is an event of
 // Node's loop, each request an async function with `fs.promises`, each completion shown to the guest by itself.
 // It shares protocol and rings with the real one, so that what is measured is how the work is done.
-// usage: node ../tools/run.mjs plain-server.ts SOCKET IMAGE QUEUES [direct]
+// usage: node dist/plain-server.js SOCKET IMAGE QUEUES [direct]
 import { constants } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
 import { EventNotifier } from '@node-vmm/event-poll'
 import type { GuestMemory } from '@node-vmm/hostmem'
 import { type Watch, watchReadable } from '@node-vmm/libc'
@@ -72,8 +72,8 @@ class Queue {
     const status = writable.pop()!
     let [result, written] = [VIRTIO_BLK_S_OK, 1]
     try {
-      if (type === VIRTIO_BLK_T_IN) written += await this.#transfer('read', writable, position)
-      else if (type === VIRTIO_BLK_T_OUT) await this.#transfer('write', readable.slice(1), position)
+      if (type === VIRTIO_BLK_T_IN) written += await this.#read(writable, position)
+      else if (type === VIRTIO_BLK_T_OUT) await this.#write(readable.slice(1), position)
       else if (type === VIRTIO_BLK_T_FLUSH) await image.datasync()
       else result = VIRTIO_BLK_S_UNSUPP
     } catch {
@@ -85,14 +85,21 @@ class Queue {
     if (this.#vring.shouldNotify()) this.#call?.notify()
   }
 
-  async #transfer (operation: 'read' | 'write', segments: Segment[], position: number): Promise<number> {
+  async #read (segments: Segment[], position: number): Promise<number> {
     let moved = 0
     for (const { address, length } of segments) {
-      const bytes = new Uint8Array(this.#memory.view(address, length))
-      await (image as Record<typeof operation, FileHandle['read']>)[operation](bytes, 0, length, position + moved)
+      await image.read(new Uint8Array(this.#memory.view(address, length)), 0, length, position + moved)
       moved += length
     }
     return moved
+  }
+
+  async #write (segments: Segment[], position: number): Promise<void> {
+    let moved = 0
+    for (const { address, length } of segments) {
+      await image.write(new Uint8Array(this.#memory.view(address, length)), 0, length, position + moved)
+      moved += length
+    }
   }
 }
 

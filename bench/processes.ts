@@ -1,9 +1,9 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { getAffinity, setAffinity } from '@node-vmm/libc'
 import { FrontEnd } from '@node-vmm/vhost-user'
 import { Running } from '../test/support/processes.ts'
+import { built } from './build.ts'
 import { negotiate } from './guest.ts'
 import type { LoadAnswer, LoadJob, LoadSample } from './load.ts'
 
@@ -87,7 +87,7 @@ export class LoadGenerator {
 
   /** @throws when the load could not be done, with the reason */
   async run (job: LoadJob): Promise<LoadSample> {
-    const child = this.#child ??= pinned(this.#cpu, () => fork(fileURLToPath(new URL('load.ts', import.meta.url))))
+    const child = this.#child ??= pinned(this.#cpu, () => fork(built('load'), { execArgv: [] }))
     const limit = job.warmUpMilliseconds + job.milliseconds + 10_000
     const answer = await new Promise<LoadAnswer>((resolve) => {
       const timer = setTimeout(() => end(`the load generator has not ended after ${limit} ms`), limit)

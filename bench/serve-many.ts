@@ -1,5 +1,5 @@
 // Several disks in one process: on SOCKET.0 the image IMAGE.0, and so on. With `null` they do nothing, at once.
-// usage: node ../tools/run.mjs serve-many.ts SOCKET IMAGE DISKS [null]
+// usage: node dist/serve-many.js SOCKET IMAGE DISKS [null]
 import { serve } from '@node-vmm/vhost-user-blk'
 
 const [socketPath, path, disks, none] = process.argv.slice(2)
@@ -8,6 +8,6 @@ for (let index = 0; index < Number(disks); index++) {
     path: `${path}.${index}`,
     socketPath: `${socketPath}.${index}`,
     lock: 'running',
-    ...(none !== undefined && { engine: { module: new URL('null-engine.ts', import.meta.url).href } })
+    ...(none !== undefined && { engine: { module: new URL('null-engine.js', import.meta.url).href } })
   })
 }

@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
+import { built } from './build.ts'
 import type { Case } from './cases.ts'
 
 /** Where a server finds its image, and where it is to listen. */
@@ -20,8 +21,8 @@ export interface ServerKind {
 }
 
 const PROGRAM = fileURLToPath(new URL('../packages/vhost-user-blk/dist/cli.js', import.meta.url))
-const TYPESCRIPT = ['--import', fileURLToPath(new URL('../tools/ts.mjs', import.meta.url))]
-const NULL_BYTES = 1 << 30
+/** Bytes of the null disks. */
+export const NULL_BYTES = 1 << 30
 
 /** Microseconds to look for work before sleeping, for the servers that can be told to. */
 const POLL_MICROSECONDS = 32
@@ -30,13 +31,13 @@ export const AUTO = 'node-vmm auto'
 export const POLLING = 'node-vmm polling'
 
 /** The sockets that a server of this case has. */
-export function socketsOf (which: Case, { socket }: Place): string[] {
-  return isOurScript(which) ? Array.from({ length: which.disks }, (_, index) => `${socket}.${index}`) : [socket]
+export function socketsOf ({ side }: ServerKind, which: Case, { socket }: Place): string[] {
+  return side === 'ours' && isOurScript(which) ? numbered(socket, which.disks) : [socket]
 }
 
-/** The images that a server of this case needs: all of them together are as large as one. */
-export function imagesOf (which: Case, image: string): string[] {
-  return which.disks === 1 ? [image] : Array.from({ length: which.disks }, (_, index) => `${image}.${index}`)
+/** Names of several, as `serve-many.ts` has them. */
+export function numbered (path: string, count: number): string[] {
+  return Array.from({ length: count }, (_, index) => `${path}.${index}`)
 }
 
 /** All servers that this machine can run, and why not the others. */
@@ -81,7 +82,7 @@ function isOurScript ({ backing, disks }: Case): boolean {
 
 function script (which: Case, { socket, image }: Place): string[] {
   const more = which.backing === 'null' ? ['null'] : []
-  return [process.execPath, ...TYPESCRIPT, fileURLToPath(new URL('serve-many.ts', import.meta.url)), socket, image, String(which.disks), ...more]
+  return [process.execPath, built('serve-many'), socket, image, String(which.disks), ...more]
 }
 
 function daemon (name: string, aio: string): ServerKind {
@@ -116,7 +117,7 @@ const plainNode: ServerKind = {
   serves: (which) => which.backing !== 'null' && isCompared(which),
   command (which, { socket, image }) {
     const direct = which.backing === 'disk' ? ['direct'] : []
-    return [process.execPath, ...TYPESCRIPT, fileURLToPath(new URL('plain-server.ts', import.meta.url)), socket, image, String(which.queues), ...direct]
+    return [process.execPath, built('plain-server'), socket, image, String(which.queues), ...direct]
   }
 }
 

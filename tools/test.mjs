@@ -9,7 +9,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const only = process.argv.slice(2).map((path) => relative(root, join(process.cwd(), path)))
 const limitSeconds = { 'test/guests': 600, 'test/packaging': 300, 'examples': 300 }
 
-const files = ['packages', 'examples', 'test']
+const files = ['packages', 'examples', 'bench', 'test']
   .flatMap((dir) => readdirSync(join(root, dir), { recursive: true }).map((name) => join(dir, name)))
   .filter((file) => file.endsWith('.test.ts') && !file.includes('node_modules'))
   .filter((file) => only.length === 0 || only.some((prefix) => file.startsWith(prefix)))

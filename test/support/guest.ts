@@ -31,6 +31,8 @@ export interface QemuBoot extends Boot {
   readonly chardev?: string
   /** More of the disk's `-device`, as `packed=on`. */
   readonly device?: string
+  /** More of the kernel's parameters. */
+  readonly parameters?: string
   /** More arguments. */
   readonly args?: readonly string[]
 }
@@ -72,12 +74,12 @@ function memoryFolder (): string {
 
 /** QEMU without KVM, two processors, up in three seconds. SeaBIOS uses the disk too before the kernel does. */
 export function bootQemu (boot: QemuBoot): Guest {
-  const { script, reboots = false, limitSeconds = 180, args = [] } = boot
+  const { script, reboots = false, limitSeconds = 180, parameters = '', args = [] } = boot
   const { file, modules } = cloudKernel()
   const initramfs = join(temporaryFolder(), 'initramfs')
   writeInitramfs(initramfs, modules, script)
   return new Guest(runQemu(boot, [
-    '-kernel', file, '-initrd', initramfs, '-append', 'console=ttyS0 loglevel=4 panic=-1 mitigations=off',
+    '-kernel', file, '-initrd', initramfs, '-append', `console=ttyS0 loglevel=4 panic=-1 mitigations=off ${parameters}`,
     ...(reboots ? [] : ['-no-reboot']), ...args
   ]), limitSeconds)
 }

@@ -21,8 +21,10 @@ export class Monitor {
 
   private constructor (socket: Socket) {
     this.#socket = socket
-    socket.on('error', () => {})
-    createInterface(socket).on('line', (line) => {
+    const lines = createInterface(socket)
+    // Where QEMU is killed. A command that waits is told by 'close'.
+    lines.on('error', () => {})
+    lines.on('line', (line) => {
       const message = JSON.parse(line)
       if ('event' in message) this.#events.push(message.event)
       else if (!('QMP' in message)) this.#answered(message)

@@ -23,6 +23,8 @@ import type { Tracer } from './trace.ts'
 // - A batch is counted in by the gate before it is popped: whoever drains sees all of it or nothing.
 
 const WINDOW_MASK = WINDOW_BYTES - 1
+/** Batches on end before other queues and commands have their turn: a guest that never stops must not keep the thread. */
+const BATCHES_MAX = 8
 /** Sectors are numbers, exact below 2^53: no disk is larger. */
 const SECTOR_HIGH_MAX = 0x1fffff
 
@@ -130,48 +132,47 @@ export class BlockQueue {
     this.serve()
   }
 
-  /** Takes in what the guest has made available, unless somebody holds the gate: letting go, they have it called again. */
+  /**
+   * Serves what the guest has made available, batch after batch, unless somebody holds the gate: letting go, they have
+   * it called again. The guest is asked to kick only when nothing is left: while it is looked after it need not.
+   */
   serve (): void {
-    if (this.stopping || !this.#gate.enter()) return
-    this.#submitted = 0
-    const more = this.#takeIn()
-    if (this.#submitted > 0) this.ioq.submit()
-    this.#interrupt()
-    this.#gate.leave(this.index, this.#submitted)
-    if (more) this.#onYield()
+    for (let batches = 0; !this.stopping && this.#gate.enter(); batches++) {
+      this.#submitted = 0
+      this.#completed = 0
+      this.#takeIn()
+      if (this.#submitted > 0) this.ioq.submit()
+      // What the page cache had is complete already: no need to be woken for it.
+      this.#reap()
+      this.#interrupt()
+      this.#gate.leave(this.index, this.#submitted - this.#completed)
+      if (this.#vring.enableNotification() === 'empty') return
+      if (batches === BATCHES_MAX) return this.#onYield()
+    }
   }
 
   /** The I/O queue says that something is complete. */
   onCompletion (): void {
     this.#completed = 0
-    this.ioq.reap()
-    if (this.ioq.stalled) this.ioq.submit()
+    this.#reap()
     if (this.#completed === 0) return
     this.#interrupt()
     this.#gate.complete(this.index, this.#completed)
     if (this.#vring.moreAvailable()) this.serve()
   }
 
-  /**
-   * @returns whether the batch was cut short. One ring of requests may be in flight; only requests that finish at once
-   * let a guest send more, and with those it could keep the thread to itself.
-   */
-  #takeIn (): boolean {
+  #reap (): void {
+    this.ioq.reap()
+    if (this.ioq.stalled) this.ioq.submit()
+  }
+
+  /** Takes in one batch: one ring of requests may be in flight, and only requests that finish at once let a guest send more. */
+  #takeIn (): void {
     const vring = this.#vring
-    let budget = 2 * vring.size
-    for (;;) {
-      vring.disableNotification()
-      let popped: PopResult
-      while ((popped = vring.pop(this.#chain)) === 'chain') {
-        this.#process(this.#chain)
-        if (--budget === 0) return true
-      }
-      if (popped === 'broken') {
-        this.#reportFault()
-        return false
-      }
-      if (vring.enableNotification() === 'empty') return false
-    }
+    vring.disableNotification()
+    let popped: PopResult = 'empty'
+    for (let budget = 2 * vring.size; budget > 0 && (popped = vring.pop(this.#chain)) === 'chain'; budget--) this.#process(this.#chain)
+    if (popped === 'broken') this.#reportFault()
   }
 
   #reportFault (): void {

@@ -21,6 +21,8 @@ export const ends: (() => Promise<void>)[] = []
 
 /** Takes down everything that was served. */
 export async function endAll (): Promise<void> {
+  // Who was answered looks at guest memory, which is unmapped next.
+  await new Promise((resolve) => setImmediate(resolve))
   for (const end of ends.splice(0).reverse()) await end()
 }
 

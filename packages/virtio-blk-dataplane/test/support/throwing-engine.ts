@@ -1,5 +1,5 @@
 // An engine module with faults of its own: where it throws, the data-plane thread does.
-import { openEngine } from '@node-vmm/ioq'
+import { type Engine, openEngine } from '@node-vmm/ioq'
 import type { EngineFactory, EngineModule } from '../../src/index.ts'
 
 type Where = 'open' | 'submit' | 'reap' | 'exit'
@@ -8,9 +8,17 @@ const factory: EngineFactory = (options, where) => {
   if (where === 'open') throw Object.assign(new Error('no engine today'), { code: 'ENOTODAY' })
   const { engine } = openEngine('auto', options)
   if (where === 'submit') engine.submit = () => { throw new Error('submit went wrong') }
-  if (where === 'reap') engine.reap = () => { throw new Error('reap went wrong') }
+  if (where === 'reap') throwAtReap(engine)
   if (where === 'exit') engine.submit = () => process.exit(3)
   return engine
+}
+
+function throwAtReap (engine: Engine): void {
+  const submit = engine.submit.bind(engine)
+  engine.submit = (ids, from, count, table) => {
+    engine.reap = () => { throw new Error('reap went wrong') }
+    return submit(ids, from, count, table)
+  }
 }
 
 export default factory

@@ -1,0 +1,326 @@
+import { closeSync, constants, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { killAll } from '../test/support/processes.ts'
+import { residentMemory } from './accounting.ts'
+import { type Case, setupOf } from './cases.ts'
+import { runFio } from './fio.ts'
+import { makeImage } from './image.ts'
+import type { LoadJob, LoadSample } from './load.ts'
+import { describeMachine, freeHugePages } from './machine.ts'
+import type { Options } from './options.ts'
+import { LoadGenerator, Server } from './processes.ts'
+import type { Measured, Results, Start } from './results.ts'
+import { NULL_BYTES, numbered, type Place, type ServerKind, socketsOf } from './servers.ts'
+import { allCalls, countSystemCalls, findCounter, ioCalls } from './system-calls.ts'
+
+/** No round begins that would not be over by then. */
+const MINUTES_MAX = 14
+const FIRST_REQUESTS = 1000
+const WARM_DEPTH = 32
+const COUNTED_DEPTH = 32
+/** By request: what is rarer is not told by name. */
+const RARE_CALLS = 0.001
+
+interface Running {
+  readonly kind: ServerKind
+  readonly place: Place
+  server: Server | undefined
+}
+
+/** One run of the benchmark. */
+export class Run {
+  readonly results: Results
+  readonly #options: Options
+  readonly #servers: readonly ServerKind[]
+  readonly #load: LoadGenerator
+  readonly #folder: string
+  readonly #diskFolder: string
+  readonly #images = new Map<string, string>()
+  readonly #began = performance.now()
+  #sockets = 0
+
+  constructor (options: Options, cases: readonly Case[], servers: readonly ServerKind[], missing: readonly string[]) {
+    const { quick, milliseconds, cpus, imageBytes, folder } = options
+    this.#options = options
+    this.#servers = servers
+    this.#load = new LoadGenerator(cpus[1])
+    this.#folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'node-vmm-bench-'))
+    this.#diskFolder = folder ?? fileURLToPath(new URL('../.cache/bench', import.meta.url))
+    const notes = [...missing]
+    this.results = {
+      date: new Date().toISOString().slice(0, 16).replace('T', ' '),
+      machine: describeMachine(),
+      quick,
+      rounds: 0,
+      milliseconds,
+      cpus,
+      imageBytes,
+      seconds: 0,
+      cases: this.#possible(cases, notes),
+      measured: [],
+      starts: [],
+      calls: [],
+      notes
+    }
+  }
+
+  async everything (): Promise<void> {
+    const { results } = this
+    if (results.cases.length === 0) throw new Error('no case is left to measure')
+    this.#makeImages()
+    const setups = new Map<string, Case[]>()
+    for (const which of results.cases) setups.set(setupOf(which), [...setups.get(setupOf(which)) ?? [], which])
+    await this.#warmUp()
+    for (; results.rounds < this.#options.rounds && this.#hasTime(); results.rounds++) {
+      for (const cases of setups.values()) await this.#round(cases)
+      results.seconds = this.#seconds()
+    }
+    if (results.rounds < this.#options.rounds) results.notes.push(`only ${results.rounds} rounds: a run takes ${MINUTES_MAX} minutes at most`)
+    await this.#countCalls()
+    results.seconds = this.#seconds()
+  }
+
+  /** Leaves no process and no file. */
+  async close (): Promise<void> {
+    this.#load.stop()
+    await killAll()
+    rmSync(this.#folder, { recursive: true, force: true })
+    for (const image of this.#images.values()) rmSync(image, { force: true })
+  }
+
+  /** All servers of a setup, then all cases, each with one server after the other. */
+  async #round (cases: readonly Case[]): Promise<void> {
+    const round = this.results.rounds
+    const running = await this.#start(cases[0], round)
+    for (const which of cases) {
+      this.#progress(`round ${round + 1}: ${which.name}`)
+      for (const one of running) {
+        if (!one.kind.serves(which)) continue
+        const measured = this.#measured(which, one.kind)
+        measured.samples[round] = await this.#sample(which, one)
+      }
+    }
+    await this.#stop(cases[0], running)
+  }
+
+  async #sample (which: Case, one: Running): Promise<LoadSample | undefined> {
+    const { warmUpMilliseconds, milliseconds, cpus } = this.#options
+    try {
+      if (one.kind.command === undefined) return await runFio(which, this.#image(which, 'fio'), warmUpMilliseconds, milliseconds, cpus[0])
+      if (one.server === undefined) return undefined
+      return await this.#load.run(this.#job(which, one))
+    } catch (error) {
+      const { alive = true, output = '' } = one.server ?? {}
+      this.#note(`${which.name}, ${one.kind.name}: ${(error as Error).message}${alive ? '' : `; it died: ${output.trimEnd().split('\n').at(-1)}`}`)
+      // One that failed is no measure for what comes after.
+      await this.#restart(which, one)
+      return undefined
+    }
+  }
+
+  #job (which: Case, { kind, place, server }: Running): LoadJob {
+    const { warmUpMilliseconds, milliseconds } = this.#options
+    return {
+      ...which, sockets: socketsOf(kind, which, place), marked: which.backing !== 'null', pid: server!.pid, warmUpMilliseconds, milliseconds
+    }
+  }
+
+  async #start (which: Case, round: number): Promise<Running[]> {
+    const running: Running[] = []
+    for (const kind of this.#servers.filter((candidate) => this.#serves(candidate, which))) {
+      const one: Running = { kind, place: this.#place(which), server: undefined }
+      running.push(one)
+      if (kind.command === undefined) continue
+      await this.#restart(which, one)
+      if (one.server === undefined) continue
+      const start = this.#startOf(which, kind)
+      start.readyAfter.push(one.server.readyAfter)
+      if (which.backing === 'tmpfs' && which.queues === 1 && !which.growth) start.first.push(...await this.#firstRequests(which, one, round))
+      await this.#warmServer(which, one)
+    }
+    return running
+  }
+
+  async #firstRequests (which: Case, one: Running, round: number): Promise<LoadSample[]> {
+    try {
+      return [await this.#load.run({ ...this.#job(which, one), depth: 1, firstRequests: FIRST_REQUESTS })]
+    } catch (error) {
+      this.#note(`the first requests of ${one.kind.name}, round ${round + 1}: ${(error as Error).message}`)
+      return []
+    }
+  }
+
+  /** Code is compiled by another thread of the server, at the cost of its processor: before anything is measured. */
+  async #warmServer (which: Case, one: Running): Promise<void> {
+    if (one.server === undefined) return
+    const job = { ...this.#job(which, one), depth: WARM_DEPTH }
+    await this.#load.run(job).catch((error: Error) => this.#note(`warming ${one.kind.name} up: ${error.message}`))
+  }
+
+  async #restart (which: Case, one: Running): Promise<void> {
+    if (one.kind.command === undefined) return
+    await one.server?.stop()
+    try {
+      one.server = await Server.start(one.kind.name, one.kind.command(which, one.place), socketsOf(one.kind, which, one.place), this.#options.cpus[0])
+    } catch (error) {
+      one.server = undefined
+      this.#note((error as Error).message)
+    }
+  }
+
+  async #stop (which: Case, running: readonly Running[]): Promise<void> {
+    for (const { kind, server } of running) {
+      if (server === undefined) continue
+      if (server.alive) this.#startOf(which, kind).memory.push(residentMemory(server.pid))
+      await server.stop()
+    }
+  }
+
+  /** The load generator's own code is slow at first: that is nobody's figure. */
+  async #warmUp (): Promise<void> {
+    this.#progress('warming up')
+    const [which] = this.results.cases
+    const kind = this.#servers.find((candidate) => candidate.command !== undefined && candidate.serves(which))
+    if (kind === undefined) return
+    const one: Running = { kind, place: this.#place(which), server: undefined }
+    await this.#restart(which, one)
+    await this.#warmServer(which, one)
+    await one.server?.stop()
+  }
+
+  /** In runs of their own, since counting costs time. */
+  async #countCalls (): Promise<void> {
+    const { cases, calls, notes } = this.results
+    const counted = cases.filter(({ depth, kind, pattern, queues, polls, growth }) =>
+      depth === COUNTED_DEPTH && kind === 'read' && pattern === 'random' && queues === 1 && !polls && !growth)
+    const counter = counted.length === 0 ? undefined : findCounter()
+    if (counted.length > 0 && counter === undefined) notes.push('neither perf nor strace can count system calls here')
+    if (counter === undefined) return
+    for (const which of counted) {
+      for (const kind of this.#servers.filter((candidate) => candidate.command !== undefined && candidate.serves(which))) {
+        this.#progress(`system calls: ${which.name}`)
+        const one: Running = { kind, place: this.#place(which), server: undefined }
+        await this.#restart(which, one)
+        if (one.server === undefined) continue
+        await this.#warmServer(which, one)
+        try {
+          let requests = NaN
+          const made = await countSystemCalls(counter, one.server.pid, async () => {
+            requests = (await this.#load.run(this.#job(which, one))).sessionRequests
+          })
+          const byName = Object.fromEntries(Object.entries(made).map(([name, count]) => [name, count / requests]).filter(([, count]) => Number(count) > RARE_CALLS))
+          calls.push({ case: which.name, server: kind.name, counter, io: ioCalls(made) / requests, all: allCalls(made) / requests, byName })
+        } catch (error) {
+          this.#note(`system calls of ${kind.name}: ${(error as Error).message}`)
+        }
+        await one.server.stop()
+      }
+    }
+  }
+
+  #serves (kind: ServerKind, first: Case): boolean {
+    return this.results.cases.some((which) => setupOf(which) === setupOf(first) && kind.serves(which))
+  }
+
+  #place (which: Case): Place {
+    return { socket: join(this.#folder, `socket${this.#sockets++}`), image: this.#image(which) }
+  }
+
+  /** fio has one of its own, for it leaves no marks. */
+  #image ({ backing, disks }: Case, user: 'servers' | 'fio' = 'servers'): string {
+    const name = `${backing}${user === 'fio' ? '-fio' : ''}${disks > 1 ? '-part' : ''}.img`
+    return join(backing === 'disk' ? this.#diskFolder : this.#folder, name)
+  }
+
+  #makeImages (): void {
+    const hasFio = this.#servers.some(({ side }) => side === 'fio')
+    for (const which of this.results.cases) {
+      const { backing, disks } = which
+      const image = this.#image(which)
+      if (backing === 'null') this.#make(`${image}.0`, (path) => makeHole(path, NULL_BYTES))
+      else if (disks > 1) numbered(image, disks).forEach((part) => this.#make(part, (path) => makeImage(path, this.#options.imageBytes / disks)))
+      else this.#make(image, (path) => makeImage(path, this.#options.imageBytes))
+      if (hasFio && backing !== 'null') this.#make(this.#image(which, 'fio'), (path) => makeImage(path, this.#options.imageBytes))
+    }
+  }
+
+  #make (path: string, make: (path: string) => void): void {
+    if (this.#images.has(path)) return
+    this.#progress(`making ${path}`)
+    this.#images.set(path, path)
+    make(path)
+  }
+
+  /** Leaves out what this machine cannot do, and says so. */
+  #possible (cases: readonly Case[], notes: string[]): readonly Case[] {
+    const missing = new Set<string>()
+    const direct = cases.some(({ backing }) => backing === 'disk') ? whyNotDirect(this.#diskFolder) : undefined
+    const possible = cases.filter(({ backing, hugePages, depth, blockBytes }) => {
+      // A page more for the rings.
+      const pagesBytes = Math.ceil(depth * blockBytes / (2 << 20)) * (2 << 20) + (2 << 20)
+      if (hugePages && freeHugePages() < pagesBytes) missing.add('no huge pages are free: sysctl vm.nr_hugepages=32 has them reserved')
+      else if (backing === 'disk' && direct !== undefined) missing.add(direct)
+      else return true
+      return false
+    })
+    notes.push(...missing)
+    return possible
+  }
+
+  #measured (which: Case, kind: ServerKind): Measured {
+    return findOr(this.results.measured, (one) => one.case === which.name && one.server === kind.name,
+      () => ({ case: which.name, server: kind.name, side: kind.side, samples: [] }))
+  }
+
+  #startOf (which: Case, kind: ServerKind): Start {
+    const setup = `${which.backing}${which.queues > 1 ? `, ${which.queues} queues` : ''}${which.disks > 1 ? `, ${which.disks} disks` : ''}`
+    return findOr(this.results.starts, (one) => one.setup === setup && one.server === kind.name,
+      () => ({ server: kind.name, setup, disks: which.disks, readyAfter: [], first: [], memory: [] }))
+  }
+
+  #hasTime (): boolean {
+    const { rounds } = this.results
+    return rounds === 0 || this.#seconds() * (rounds + 1) / rounds < MINUTES_MAX * 60
+  }
+
+  #seconds (): number {
+    return (performance.now() - this.#began) / 1000
+  }
+
+  #note (text: string): void {
+    if (!this.results.notes.includes(text)) this.results.notes.push(text)
+  }
+
+  #progress (text: string): void {
+    const line = `${Math.round(this.#seconds())} s  ${text}`
+    process.stderr.write(process.stderr.isTTY ? `\r\x1b[K${line}` : `${line}\n`)
+  }
+}
+
+function findOr<Item> (items: Item[], matches: (item: Item) => boolean, make: () => Item): Item {
+  const found = items.find(matches)
+  if (found !== undefined) return found
+  const made = make()
+  items.push(made)
+  return made
+}
+
+function makeHole (path: string, bytes: number): void {
+  writeFileSync(path, '')
+  truncateSync(path, bytes)
+}
+
+function whyNotDirect (folder: string): string | undefined {
+  mkdirSync(folder, { recursive: true })
+  const path = join(folder, 'probe')
+  try {
+    closeSync(openSync(path, constants.O_CREAT | constants.O_RDWR | constants.O_DIRECT, 0o600))
+    return undefined
+  } catch (error) {
+    return `${folder} has no direct I/O (${(error as NodeJS.ErrnoException).code}): --folder takes one on a real disk`
+  } finally {
+    rmSync(path, { force: true })
+  }
+}
