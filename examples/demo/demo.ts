@@ -21,6 +21,8 @@ const directory = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(
 const image = join(directory, 'disk.img')
 const socketPath = join(directory, 'disk.sock')
 let server: ChildProcess | undefined
+/** What the server had to say: for a failure. */
+let serverLog = ''
 process.on('exit', () => {
   server?.kill('SIGKILL')
   rmSync(directory, { recursive: true, force: true })
@@ -31,14 +33,15 @@ try {
   await demo()
 } catch (error) {
   progress('')
-  console.error(`the demo failed: ${(error as Error).message}`)
+  console.error(`the demo failed: ${(error as Error).message}\n${serverLog}`)
   process.exitCode = 1
 }
 
 async function demo (): Promise<void> {
   writeFileSync(image, '')
   truncateSync(image, IMAGE_BYTES)
-  server = spawn(process.execPath, [PROGRAM, `--socket-path=${socketPath}`, `--blk-file=${image}`, '--serial=node-vmm-demo'], { stdio: ['ignore', 'pipe', 'inherit'] })
+  server = spawn(process.execPath, [PROGRAM, `--socket-path=${socketPath}`, `--blk-file=${image}`, '--serial=node-vmm-demo'], { stdio: ['ignore', 'pipe', 'pipe'] })
+  server.stderr!.on('data', (text) => { serverLog += text })
   const ready = await firstLine(server)
   row('server', `vhost-user-blk, process ${server.pid}`)
   row('', ready)
