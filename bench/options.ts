@@ -31,7 +31,7 @@ Measures our server, its peers and the file itself, one after the other, again a
   --only=REGEX     only the cases whose name matches
   --servers=REGEX  only the servers whose name matches
   --rounds=N       how often everything is measured (default 5; quick 1)
-  --seconds=S      how long each time (default 0.7; quick 0.4)
+  --seconds=S      how long each time (default 0.6; quick 0.4)
   --cpus=S,L       processors to pin the server and the load generator to (default the last two)
   --image-mib=N    size of each image, a power of two (default 512; quick 256)
   --folder=PATH    where to put the image on a real disk (default .cache/bench in the repository)
@@ -67,7 +67,7 @@ export function parseOptions (args: string[]): Options | undefined {
   return {
     quick,
     rounds: number('--rounds', rounds ?? (quick ? '1' : '5'), 1, 100),
-    milliseconds: number('--seconds', seconds ?? (quick ? '0.4' : '0.7'), 0.1, 60) * 1000,
+    milliseconds: number('--seconds', seconds ?? (quick ? '0.4' : '0.6'), 0.1, 60) * 1000,
     warmUpMilliseconds: quick ? 150 : 250,
     only: new RegExp(values.only ?? (growth ? '^growth' : '')),
     servers: new RegExp(values.servers ?? ''),

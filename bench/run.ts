@@ -19,6 +19,7 @@ import { allCalls, countSystemCalls, findCounter, ioCalls } from './system-calls
 const MINUTES_MAX = 14
 const FIRST_REQUESTS = 1000
 const WARM_DEPTH = 32
+const MANY_DISKS_FACTOR = 5
 const COUNTED_DEPTH = 32
 /** By request: what is rarer is not told by name. */
 const RARE_CALLS = 0.001
@@ -155,8 +156,10 @@ export class Run {
   /** Code is compiled by another thread of the server, at the cost of its processor: before anything is measured. */
   async #warmServer (which: Case, one: Running): Promise<void> {
     if (one.server === undefined) return
-    const job = { ...this.#job(which, one), depth: WARM_DEPTH }
-    await this.#load.run(job).catch((error: Error) => this.#note(`warming ${one.kind.name} up: ${error.message}`))
+    const job = this.#job(which, one)
+    // Each disk has a thread of its own, which compiles for itself.
+    const milliseconds = job.milliseconds * (which.disks > 1 ? MANY_DISKS_FACTOR : 1)
+    await this.#load.run({ ...job, depth: WARM_DEPTH, milliseconds }).catch((error: Error) => this.#note(`warming ${one.kind.name} up: ${error.message}`))
   }
 
   async #restart (which: Case, one: Running): Promise<void> {

@@ -10,11 +10,15 @@ import { cleanUp, temporaryFolder } from '../support/temporary.ts'
 import { mailbox, tell } from './mailbox.ts'
 
 const DISK_MEBIBYTES = 128
+// Not a multiple of 256 KiB: with one, emulated processors of QEMU before 9.0 write pages without their being found
+// dirty (cpu_physical_memory_sync_dirty_bitmap takes a short cut), and the guest crashes, whatever its disk.
+const MEMORY = `${384 * 1024 + 8}K`
 const guestTest = testWith(ourServer, ...qemu)
 
 /** Random bytes at the disk's beginning, and their checksum. */
 const fill = `
 ${mailbox(DISK_MEBIBYTES)}
+exec 3</dev/vda # closed by all, it would be forgotten by the page cache
 dd if=/dev/urandom of=/dev/vda bs=1M count=24 conv=fsync 2>/dev/null
 beginning () { head -c 24m /dev/vda; }
 sum=$(beginning | md5sum)
@@ -27,9 +31,10 @@ guestTest('what only the device wrote is in the memory that arrives at the desti
     // The disk is read into memory that no processor writes, once the migration has found that unused, and compared,
     // without reading it again, at the destination. Meanwhile other memory is written so fast that there is no end.
     const script = `${fill}
-      dd if=/dev/urandom of=/tmp/random bs=1M count=32 2>/dev/null
-      cp /tmp/random /tmp/written
-      while true; do dd if=/tmp/random of=/tmp/written bs=1M conv=notrunc 2>/dev/null; done &
+      mount -t tmpfs tmpfs /mnt
+      dd if=/dev/urandom of=/mnt/random bs=1M count=16 2>/dev/null
+      cp /mnt/random /mnt/written
+      while true; do dd if=/mnt/random of=/mnt/written bs=1M conv=notrunc 2>/dev/null; done &
       until told read; do usleep 100000; done
       beginning >/dev/null
       say read
@@ -116,22 +121,26 @@ async function withTwoServers (flags: string[], body: (stage: Stage) => Promise<
     return { socket, program: await startOurs(socket, { image, flags: ['--lock=running', ...flags] }) }
   }
   const servers = [await start('one'), await start('other')] as const
+  const guests: Guest[] = []
   const boot = async ({ socket }: Server, script: string, arriving = ''): Promise<Machine> => {
     const monitor = `${folder}/monitor-${arriving}`
     const uri = `unix:${folder}/${arriving}`
     const guest = bootQemu({
-      socket, script, memory: 384, limitSeconds: 240,
+      socket, script, memory: MEMORY, limitSeconds: 240,
       // Memory that the kernel zeroes as it takes it is memory that a processor wrote.
       parameters: 'init_on_alloc=0 init_on_free=0',
       args: [...monitorAt(monitor), ...(arriving === '' ? [] : ['-incoming', uri])]
     })
+    guests.push(guest)
     return { guest, uri, monitor: await Monitor.connect(monitor) }
   }
   try {
     await body({ image, servers, boot })
     for (const { program, socket } of servers) await stop(program, socket)
   } catch (error) {
-    for (const { program } of servers) (error as Error).message += `\n${program.failure('as it was').message}`
+    for (const { message } of [...guests, ...servers.map(({ program }) => program)].map((each) => each.failure('said'))) {
+      (error as Error).message += `\n${message}`
+    }
     throw error
   }
 }

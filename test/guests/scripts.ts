@@ -17,24 +17,24 @@ export const compare = `
 (cd /mnt && md5sum -c -s /tmp/sums)
 `
 
-/** Several jobs with a file each, past the page cache, in requests of 512 bytes to 256 KiB; read back and compared. */
-export function verifiedLoad ({ jobs, mebibytes }: { jobs: number, mebibytes: number }): string {
+/** Several jobs with a file each, past the page cache, in requests of a sector to 256 KiB; read back and compared. */
+export function verifiedLoad ({ jobs, mebibytes, sector = 512 }: { jobs: number, mebibytes: number, sector?: number }): string {
   return `
 fio --name=verify --directory=/mnt --size=${mebibytes}M --numjobs=${jobs} --rw=randwrite \\
-  --bssplit=512/10:4k/50:16k/20:64k/15:256k/5 --ioengine=libaio --iodepth=16 --direct=1 \\
+  --bssplit=${sector}/10:4k/50:16k/20:64k/15:256k/5 --ioengine=libaio --iodepth=16 --direct=1 \\
   --verify=crc32c --verify_fatal=1 --minimal >/dev/null
 rm /mnt/verify.*
 `
 }
 
 /** A file system made, filled, checked, mounted anew and compared, and a load. */
-export const fileSystemRoundTrip = ({ jobs }: { jobs: number }): string => `
+export const fileSystemRoundTrip = ({ jobs, sector = 512 }: { jobs: number, sector?: number }): string => `
 say serial $(cat /sys/block/vda/serial)
 say bytes $(($(cat /sys/block/vda/size) * 512))
 mkfs.ext4 -F -q /dev/vda
 mount /dev/vda /mnt
 ${fill}
-${verifiedLoad({ jobs, mebibytes: 12 })}
+${verifiedLoad({ jobs, mebibytes: 12, sector })}
 fstrim /mnt
 umount /mnt
 e2fsck -f -n /dev/vda

@@ -23,8 +23,8 @@ export interface QemuBoot extends Boot {
   readonly queues?: number
   /** A reboot in the guest does so; otherwise it ends QEMU. */
   readonly reboots?: boolean
-  /** Mebibytes of memory. @default 512 */
-  readonly memory?: number
+  /** @default 512M */
+  readonly memory?: string
   /** @default 180 */
   readonly limitSeconds?: number
   /** More of the disk's `-chardev`, as `reconnect=1`. */
@@ -92,14 +92,14 @@ export async function bootFromDisk (socket: string): Promise<string> {
 }
 
 function runQemu (machine: Omit<QemuBoot, 'script'>, args: string[]): Running {
-  const { socket, queues = 1, memory = 512, chardev, device } = machine
+  const { socket, queues = 1, memory = '512M', chardev, device } = machine
   return new Running('QEMU', path('qemu-system-x86_64'), [
     // Not KVM, even where there is one: opening /dev/kvm was seen to hang in nested machines.
     '-accel', 'tcg,thread=multi',
     // With a random number instruction, without which mkfs.ext4 waits seconds for entropy.
     '-cpu', 'Nehalem,+rdrand', '-smp', '2',
-    '-machine', 'q35,memory-backend=memory', '-m', `${memory}M`,
-    '-object', `memory-backend-memfd,id=memory,size=${memory}M,share=on`,
+    '-machine', 'q35,memory-backend=memory', '-m', memory,
+    '-object', `memory-backend-memfd,id=memory,size=${memory},share=on`,
     '-nodefaults', '-no-user-config', '-display', 'none', '-serial', 'stdio',
     '-chardev', ['socket,id=disk', `path=${socket}`, ...(chardev === undefined ? [] : [chardev])].join(),
     '-device', ['vhost-user-blk-pci,chardev=disk', `num-queues=${queues}`, 'bootindex=1', ...(device === undefined ? [] : [device])].join(),
@@ -135,6 +135,11 @@ export class Guest {
       throw this.#program.failure(`failed: script ${script ?? 'not ended'}, exit ${ending.status ?? ending.signal}`)
     }
     return this.results
+  }
+
+  /** An error that shows the end of what it has printed. */
+  failure (what: string): Error {
+    return this.#program.failure(what)
   }
 
   /** As if its process had crashed. */

@@ -26,7 +26,7 @@ let count = 0
  * Has a test use a loop device, where this process may make one (`losetup` of util-linux, as root). Where it may not,
  * the reason is printed and the test is not run.
  */
-export function withLoopDevice (options: LoopDeviceOptions, body: (device: LoopDevice) => void): void {
+export async function withLoopDevice (options: LoopDeviceOptions, body: (device: LoopDevice) => void | Promise<void>): Promise<void> {
   const { directory, bytes, logicalBlockBytes = 512 } = options
   const file = `${directory}/node-vmm-loop-${process.pid}-${count++}`
   const fd = openSync(file, 'w+')
@@ -36,7 +36,7 @@ export function withLoopDevice (options: LoopDeviceOptions, body: (device: LoopD
     const path = attach(file, logicalBlockBytes)
     if (path === undefined) return
     try {
-      body({ path, file, name: path.slice('/dev/'.length) })
+      await body({ path, file, name: path.slice('/dev/'.length) })
     } finally {
       losetup('--detach', path)
     }

@@ -14,10 +14,13 @@ export function monitorAt (socket: string): string[] {
   return ['-qmp', `unix:${socket},server=on,wait=off`]
 }
 
+const gone: Answer = { error: { desc: 'QEMU has gone' } }
+
 export class Monitor {
   readonly #socket: Socket
   #answered: (answer: Answer) => void = () => {}
   readonly #events: string[] = []
+  #gone = false
 
   private constructor (socket: Socket) {
     this.#socket = socket
@@ -29,7 +32,10 @@ export class Monitor {
       if ('event' in message) this.#events.push(message.event)
       else if (!('QMP' in message)) this.#answered(message)
     })
-    socket.once('close', () => this.#answered({ error: { desc: 'QEMU has gone' } }))
+    socket.once('close', () => {
+      this.#gone = true
+      this.#answered(gone)
+    })
   }
 
   /** @param socket that of `monitorAt`; QEMU may still be starting. */
@@ -40,10 +46,14 @@ export class Monitor {
     return monitor
   }
 
-  /** One command at a time. @throws with QEMU's words where it refuses */
+  /** One command at a time. @throws with QEMU's words where it refuses, or where it does not answer within 60 seconds */
   async execute (command: string, args: object = {}): Promise<any> {
-    const answer = await new Promise<Answer>((resolve) => {
-      this.#answered = resolve
+    const answer = this.#gone ? gone : await new Promise<Answer>((resolve) => {
+      const timer = setTimeout(() => resolve({ error: { desc: 'QEMU does not answer' } }), 60_000)
+      this.#answered = (answer) => {
+        clearTimeout(timer)
+        resolve(answer)
+      }
       this.#socket.write(`${JSON.stringify({ execute: command, arguments: args })}\n`)
     })
     if (answer.error !== undefined) throw new Error(`${command}: ${answer.error.desc}`)

@@ -295,7 +295,7 @@ function onBlockDevices (name: EngineName): void {
   const test = suite(`ranges by ${name} on block devices`)
 
   type Body = (harness: Harness, device: LoopDevice, fd: number) => void
-  const withDevice = (directory: string, logicalBlockBytes: number, flags: number, body: Body): void => withLoopDevice({ directory, bytes: 8 * MIB, logicalBlockBytes }, (device) => {
+  const withDevice = (directory: string, logicalBlockBytes: number, flags: number, body: Body): Promise<void> => withLoopDevice({ directory, bytes: 8 * MIB, logicalBlockBytes }, (device) => {
     const fd = open(device.path, O_RDWR | flags)
     const bufferedFd = open(device.path, O_RDWR)
     const harness = new Harness(name, fd, { bytes: 2 * MIB, bufferedFd })

@@ -18,7 +18,11 @@ interface Pending {
   readonly reject: (error: unknown) => void
 }
 
-// A thread inside a system call holds up `process.exit()`: every live one is told to end when the process is to.
+/** How long the end of the process waits for its threads, in milliseconds: one may hang in a system call. */
+const EXIT_MILLISECONDS = 1000
+
+// A thread inside a system call holds up `process.exit()`, and one that the runtime stops while it enters or leaves a
+// system call takes the whole process down with it (a fatal error of Node-API). So every live one ends by itself first.
 const live = new Set<DataPlaneThread>()
 let exitHooked = false
 
@@ -31,15 +35,17 @@ export class DataPlaneThread {
   readonly #events: ThreadEvents
   readonly #pending = new Map<number, Pending>()
   readonly #ended: Promise<void>
+  /** See `ThreadInit`. */
+  readonly #done = new Int32Array(new SharedArrayBuffer(4))
   #nextId = 0
   #exiting = false
   #death: DataPlaneError | undefined
 
-  constructor (init: Omit<ThreadInit, 'port' | 'wakeFd'>, events: ThreadEvents) {
+  constructor (init: Omit<ThreadInit, 'port' | 'wakeFd' | 'done'>, events: ThreadEvents) {
     const { port1, port2 } = new MessageChannel()
     this.#port = port1
     this.#events = events
-    const workerData: ThreadInit = { ...init, port: port2, wakeFd: this.wake.fd }
+    const workerData: ThreadInit = { ...init, port: port2, wakeFd: this.wake.fd, done: this.#done.buffer }
     this.#worker = new Worker(workerEntry(), { workerData, transferList: [port2], name: 'virtio-blk-data-plane' })
     port1.on('message', (message: FromThread) => this.#onMessage(message))
     this.#worker.on('error', (error) => this.#onDeath(error))
@@ -74,11 +80,16 @@ export class DataPlaneThread {
     this.wake.close()
   }
 
-  /** Tells the thread to end, without waiting: for a process that is about to end. */
+  /** Tells the thread to end, without waiting for it. */
   tellToExit (): void {
     this.#exiting = true
     this.#port.postMessage('exit' satisfies ToThread)
     this.wake.notify()
+  }
+
+  /** Blocks until the thread, told to exit, makes no system call any more, or for `milliseconds`. */
+  awaitDone (milliseconds: number): void {
+    Atomics.wait(this.#done, 0, 0, Math.max(0, milliseconds))
   }
 
   #onMessage (message: FromThread): void {
@@ -125,5 +136,9 @@ function workerEntry (): URL {
 function hookExit (): void {
   if (exitHooked) return
   exitHooked = true
-  process.on('exit', () => { for (const thread of live) thread.tellToExit() })
+  process.on('exit', () => {
+    const end = Date.now() + EXIT_MILLISECONDS
+    for (const thread of live) thread.tellToExit()
+    for (const thread of live) thread.awaitDone(end - Date.now())
+  })
 }

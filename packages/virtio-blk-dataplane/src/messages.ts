@@ -12,6 +12,8 @@ export interface ThreadInit {
   /** An eventfd: commands wait on the port, or a hold was let go. */
   readonly wakeFd: number
   readonly gate: SharedArrayBuffer
+  /** One 32-bit word, 0 until the thread makes no system call any more. */
+  readonly done: SharedArrayBuffer
   readonly statistics: SharedArrayBuffer
   readonly disk: Disk
   readonly engine: EngineChoice

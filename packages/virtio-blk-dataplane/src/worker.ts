@@ -5,4 +5,10 @@ import type { ThreadInit } from './messages.ts'
 import { ThreadLoop } from './thread-loop.ts'
 
 const init = workerData as ThreadInit
-new ThreadLoop(init, await loadEngine(init.engine)).run()
+try {
+  new ThreadLoop(init, await loadEngine(init.engine)).run()
+} finally {
+  const done = new Int32Array(init.done)
+  Atomics.store(done, 0, 1)
+  Atomics.notify(done, 0)
+}

@@ -11,10 +11,8 @@ import { Scratch } from './support/image.ts'
 
 const scratch = new Scratch()
 const children: ChildProcess[] = []
-process.on('exit', () => {
-  for (const child of children) child.kill('SIGKILL')
-  scratch.remove()
-})
+test.after(() => { for (const child of children) child.kill('SIGKILL') })
+process.on('exit', () => scratch.remove())
 
 function refuses (options: ImageOptions, code: DataPlaneErrorCode, text: RegExp): void {
   assert.throws(() => Image.open(options).close(), (error) => error instanceof DataPlaneError && error.code === code && text.test(error.message))
@@ -152,9 +150,11 @@ async function openInQemu (path: string, writable: boolean): Promise<ChildProces
   children.push(machine)
   let complaint = ''
   machine.stderr.on('data', (chunk) => { complaint += chunk })
-  // The greeting comes when all devices are there.
-  const [greeting] = await Promise.race([once(machine.stdout, 'data'), once(machine, 'exit')])
-  assert.match(String(greeting), /"QMP"/, complaint)
+  let answers = ''
+  machine.stdout.on('data', (chunk) => { answers += chunk })
+  machine.stdin.write('{"execute": "qmp_capabilities"}{"execute": "query-block", "id": "ready"}')
+  // Commands are answered when all devices are there; the greeting may come before.
+  while (!answers.includes('"ready"')) await Promise.race([once(machine.stdout, 'data'), once(machine, 'exit').then(() => assert.fail(complaint))])
   return machine
 }
 

@@ -1,4 +1,5 @@
 // Run by data-plane.test.ts: a process that ends in one of many ways while there is a data plane.
+import { readdirSync, readlinkSync } from 'node:fs'
 import { DataPlane, VIRTIO_BLK_T_IN } from '../../src/index.ts'
 import { faulty } from './faulty-engine.ts'
 import { Guest } from './guest.ts'
@@ -9,15 +10,27 @@ const plane = DataPlane.create({ path, queues: 2, threads: 2, ...(way === 'exit 
 const guests = way === 'end without a start' ? [] : [new Guest(), new Guest()]
 const started = plane.start(guests.map((guest) => guest.setup))
 
+const polls = (): number => readdirSync('/proc/self/fd').filter((fd) => {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:[eventpoll]'
+  } catch {
+    return false
+  }
+}).length
+
 switch (way) {
   case 'exit while it starts':
     setImmediate(() => process.exit(7))
     break
-  case 'exit while it runs':
+  case 'exit while it runs': {
     await started
     await guests[0]!.read(0, 512)
+    // After the data plane's own: by now the threads have left their system calls, and closed what they polled.
+    const before = polls()
+    process.on('exit', () => console.log(before - polls() >= 2 ? 'the threads are done' : 'the threads still run'))
     process.exit(7)
     break
+  }
   case 'exit with requests in flight':
     await started
     for (let sector = 0; sector < 10; sector++) guests[1]!.request(VIRTIO_BLK_T_IN, sector, { writable: [{ address: 0x200000, length: 512 }] })

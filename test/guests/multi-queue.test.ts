@@ -1,0 +1,31 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { bootQemu, qemu } from '../support/guest.ts'
+import { blankImage, checkFileSystem } from '../support/image.ts'
+import { testWith } from '../support/programs.ts'
+import { ourServer, withServer } from '../support/server.ts'
+import { cleanUp } from '../support/temporary.ts'
+import { fileSystemRoundTrip } from './scripts.ts'
+
+/** The processors that each thread of a process may run on, as the kernel writes them. */
+function processors (pid: number): string[] {
+  return readdirSync(`/proc/${pid}/task`).map((thread) =>
+    /^Cpus_allowed_list:\s*(\S+)/m.exec(readFileSync(`/proc/${pid}/task/${thread}/status`, 'utf8'))![1]!)
+}
+
+testWith(ourServer, ...qemu)('queues spread over threads, each pinned to a processor', async () => {
+  const image = blankImage(256)
+  await withServer({ image, queues: 2, flags: ['--threads=2', '--queue-threads=1,0', '--cpus=0,1'] }, async ({ socket, program }) => {
+    const guest = bootQemu({ socket, queues: 2, script: `${fileSystemRoundTrip({ jobs: 4 })}\nsay queues $(ls /sys/block/vda/mq | wc -l)` })
+    await guest.says('serial')
+    const pinned = processors(program.pid)
+    assert.is(pinned.filter((cpus) => cpus === '0').length >= 1, true, pinned.join(' '))
+    assert.is(pinned.filter((cpus) => cpus === '1').length >= 1, true, pinned.join(' '))
+    assert.is((await guest.finished()).get('queues'), '2')
+  })
+  checkFileSystem(image)
+})
+
+test.after.each(cleanUp)
+test.run()
