@@ -19,5 +19,31 @@ for (const engine of ['io_uring', 'linux-aio', 'sync'] as const) {
   })
 }
 
+/**
+ * Requests of odd sectors from buffers at odd places, many at once and next to each other, read back and compared;
+ * and through the page cache as well, which must see the same.
+ */
+const oddRequests = `
+for job in 1 2; do
+  fio --name=odd-$job --filename=/dev/vda --offset=$((job * 8389120)) --size=4200960 --rw=randwrite --ioengine=libaio \\
+    --bsrange=512-9216 --blockalign=512 --mem_align=512 --iomem_align=512 --iodepth=32 --direct=1 --verify=crc32c --verify_fatal=1 \\
+    --minimal >/tmp/fio-$job || { cat /tmp/fio-$job; false; }
+done
+head -c 1m /dev/urandom >/tmp/bytes
+dd if=/tmp/bytes of=/dev/vda bs=7k seek=3 count=9 conv=fsync
+dd if=/tmp/bytes of=/dev/vda bs=512 seek=4093 count=5 conv=fsync
+echo 3 >/proc/sys/vm/drop_caches
+[ "$(dd if=/dev/vda bs=7k skip=3 count=9 | md5sum)" = "$(dd if=/tmp/bytes bs=7k count=9 | md5sum)" ]
+[ "$(dd if=/dev/vda bs=512 skip=4093 count=5 | md5sum)" = "$(dd if=/tmp/bytes bs=512 count=5 | md5sum)" ]
+`
+
+for (const [name, folder] of [['a disk', undefined], ['tmpfs', '/dev/shm']] as const) {
+  testWith(ourServer, ...uml)(`O_DIRECT: odd requests for an image on ${name}`, async () => {
+    await withServer({ image: blankImage(32, folder), direct: true }, async ({ socket }) => {
+      await bootUml({ socket, script: oddRequests }).finished()
+    })
+  })
+}
+
 test.after.each(cleanUp)
 test.run()

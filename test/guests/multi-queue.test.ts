@@ -6,7 +6,7 @@ import { blankImage, checkFileSystem } from '../support/image.ts'
 import { testWith } from '../support/programs.ts'
 import { ourServer, withServer } from '../support/server.ts'
 import { cleanUp } from '../support/temporary.ts'
-import { fileSystemRoundTrip } from './scripts.ts'
+import { fileSystemRoundTrip, verifiedLoad } from './scripts.ts'
 
 /** The processors that each thread of a process may run on, as the kernel writes them. */
 function processors (pid: number): string[] {
@@ -26,6 +26,26 @@ testWith(ourServer, ...qemu)('queues spread over threads, each pinned to a proce
   })
   checkFileSystem(image)
 })
+
+for (const count of [4, 2]) {
+  testWith(ourServer, ...qemu)(`four queues on two threads, for ${count} processors`, async () => {
+    const image = blankImage(256)
+    await withServer({ image, queues: 4, flags: ['--threads=2'] }, async ({ socket }) => {
+      const script = `
+        say queues $(ls /sys/block/vda/mq | wc -l)
+        mkfs.ext4 -F -q /dev/vda
+        mount /dev/vda /mnt
+        ${verifiedLoad({ jobs: 4, mebibytes: 12 })}
+        umount /mnt
+        # One line a queue; the columns after the first are interrupts by processor.
+        say busy $(awk '/virtio.*-req/ && $2 + $3 + $4 + $5 > 50' /proc/interrupts | wc -l)`
+      const results = await bootQemu({ socket, queues: 4, script, args: ['-smp', String(count)] }).finished()
+      assert.is(results.get('queues'), String(count))
+      assert.is(results.get('busy'), String(count))
+    })
+    checkFileSystem(image)
+  })
+}
 
 test.after.each(cleanUp)
 test.run()

@@ -2,6 +2,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { bootQemu, bootUml, qemu, uml } from '../support/guest.ts'
 import { blankImage } from '../support/image.ts'
+import { unstablePages, unstablePagesUnknown } from '../support/page-cache.ts'
 import { testWith } from '../support/programs.ts'
 import { ourServer, withServer } from '../support/server.ts'
 import { cleanUp } from '../support/temporary.ts'
@@ -29,6 +30,33 @@ for (const { name, needs, boot } of [{ name: 'User-Mode Linux', needs: uml, boot
     await withServer({ image: blankImage(16), flags: ['--write-through'] }, async ({ socket }) => {
       const results = await boot({ socket, script: 'say first $(cat /sys/block/vda/cache_type)' }).finished()
       assert.is(results.get('first'), 'write through')
+    })
+  })
+}
+
+/** A MiB past the guest's page cache, not flushed. */
+const write = 'fio --name=write --filename=/dev/vda --size=1M --rw=write --bs=64k --direct=1 --minimal >/dev/null'
+const writeThrough = 'echo "write through" >/sys/block/vda/cache_type'
+const writeBack = 'echo "write back" >/sys/block/vda/cache_type'
+const flush = 'dd if=/dev/zero of=/dev/vda bs=4k count=1 seek=1000 conv=fsync'
+
+for (const { what, script, isStable } of [
+  { what: 'written', script: write, isStable: false },
+  { what: 'written and flushed', script: `${write}\n${flush}`, isStable: true },
+  { what: 'written and then the cache switched off', script: `${write}\n${writeThrough}`, isStable: true },
+  { what: 'written with the cache off', script: `${writeThrough}\n${write}`, isStable: true },
+  { what: 'written with the cache off and on again', script: `${writeThrough}\n${writeBack}\n${write}`, isStable: false }
+]) {
+  testWith(ourServer, ...uml)(`what was ${what} is ${isStable ? '' : 'not '}on the host's disk`, async () => {
+    const image = blankImage(16)
+    const unknown = unstablePagesUnknown(image)
+    if (unknown !== undefined) return console.log(`skipped: ${unknown}`)
+    await withServer({ image }, async ({ socket }) => {
+      const guest = bootUml({ socket, script: `${script}\nsay done\nsleep 100` })
+      await guest.says('done')
+      const unstable = unstablePages(image)
+      assert.is(unstable === 0, isStable, `${unstable} pages are in the page cache only`)
+      await guest.kill()
     })
   })
 }

@@ -23,7 +23,7 @@ export interface QemuBoot extends Boot {
   readonly queues?: number
   /** A reboot in the guest does so; otherwise it ends QEMU. */
   readonly reboots?: boolean
-  /** @default 512M */
+  /** Its size, and more of `-m`, as `512M,slots=1,maxmem=1G`. @default 512M */
   readonly memory?: string
   /** @default 180 */
   readonly limitSeconds?: number
@@ -99,7 +99,7 @@ function runQemu (machine: Omit<QemuBoot, 'script'>, args: string[]): Running {
     // With a random number instruction, without which mkfs.ext4 waits seconds for entropy.
     '-cpu', 'Nehalem,+rdrand', '-smp', '2',
     '-machine', 'q35,memory-backend=memory', '-m', memory,
-    '-object', `memory-backend-memfd,id=memory,size=${memory},share=on`,
+    '-object', `memory-backend-memfd,id=memory,size=${memory.split(',')[0]},share=on`,
     '-nodefaults', '-no-user-config', '-display', 'none', '-serial', 'stdio',
     '-chardev', ['socket,id=disk', `path=${socket}`, ...(chardev === undefined ? [] : [chardev])].join(),
     '-device', ['vhost-user-blk-pci,chardev=disk', `num-queues=${queues}`, 'bootindex=1', ...(device === undefined ? [] : [device])].join(),

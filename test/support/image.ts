@@ -5,9 +5,9 @@ import { join } from 'node:path'
 import { path } from './programs.ts'
 import { temporaryFolder } from './temporary.ts'
 
-/** A disk image that reads as zeroes. */
-export function blankImage (mebibytes: number): string {
-  const image = join(temporaryFolder(), 'disk.img')
+/** A disk image that reads as zeroes; below `folder`, where it is to be on another file system. */
+export function blankImage (mebibytes: number, folder?: string): string {
+  const image = join(temporaryFolder(folder), 'disk.img')
   writeFileSync(image, '')
   truncateSync(image, mebibytes * 1024 * 1024)
   return image

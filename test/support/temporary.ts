@@ -6,8 +6,8 @@ const folders = new Set<string>()
 process.on('exit', removeFolders)
 
 /** Goes with the next {@link cleanUp}. It is on a disk, which /tmp need not be, so that O_DIRECT works in it. */
-export function temporaryFolder (): string {
-  const folder = mkdtempSync(join(process.env.TMPDIR ?? '/var/tmp', 'node-vmm-'))
+export function temporaryFolder (parent = process.env.TMPDIR ?? '/var/tmp'): string {
+  const folder = mkdtempSync(join(parent, 'node-vmm-'))
   folders.add(folder)
   return folder
 }

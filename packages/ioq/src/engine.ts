@@ -1,3 +1,4 @@
+import { statfsSync } from 'node:fs'
 import { IoQueueError } from './errors.ts'
 import { IoUringEngine } from './io-uring.ts'
 import { LinuxAioEngine } from './linux-aio.ts'
@@ -32,6 +33,8 @@ export interface Engine {
    * EAGAIN, ENOMEM and EBUSY mean: not now.
    */
   submit (ids: Uint16Array, from: number, count: number, table: RequestTable): number
+  /** Whether `reap` would find something, told without a system call: for those who poll. @default never told */
+  hasCompletions? (): boolean
   /** Hands out the completions that are there, without waiting. */
   reap (sink: CompletionSink): void
   /** Gives everything back to the kernel. Nothing may be in flight. */
@@ -63,15 +66,34 @@ const makers: Readonly<Record<EngineName, (options: EngineOptions) => Engine>> =
   sync: (options) => new SyncEngine(options)
 }
 
+/** `statfs(2)`: a file system in memory. */
+const TMPFS_MAGIC = 0x01021994
+
 /**
- * Opens the engine of a name, or with `auto` the best that this kernel lets the process have.
+ * The engines in the order in which `auto` tries them: io_uring first, but for files in memory. On tmpfs nothing waits
+ * for a device, and io_uring, which cannot know that, hands each request to a kernel thread; Linux AIO does it at once.
+ */
+function candidates (fd: number): readonly EngineName[] {
+  return isInMemory(fd) ? ['linux-aio', 'io_uring', 'sync'] : ['io_uring', 'linux-aio', 'sync']
+}
+
+function isInMemory (fd: number): boolean {
+  try {
+    return statfsSync(`/proc/self/fd/${fd}`).type === TMPFS_MAGIC
+  } catch {
+    return false
+  }
+}
+
+/**
+ * Opens the engine of a name, or with `auto` the best that this kernel lets the process have for this file.
  *
  * @throws LinuxError when the named engine cannot be had; IoQueueError when none can
  */
 export function openEngine (name: 'auto' | EngineName, options: EngineOptions): { engine: Engine, rejected: RejectedEngine[] } {
   if (name !== 'auto') return { engine: makers[name](options), rejected: [] }
   const rejected: RejectedEngine[] = []
-  for (const candidate of Object.keys(makers) as EngineName[]) {
+  for (const candidate of candidates(options.fd)) {
     try {
       return { engine: makers[candidate](options), rejected }
     } catch (error) {

@@ -287,10 +287,31 @@ export class IoQueue {
    * @throws IoQueueError when closed
    */
   submit (): void {
+    this.#submitAll()
+    if (this.#table.finishedCount > 0) this.#wake()
+  }
+
+  /**
+   * `submit`, then `reap`: what is done at once is completed at once, and nobody is woken for it.
+   *
+   * @returns how many requests completed. @throws as `reap`
+   */
+  submitAndReap (): number {
+    this.#submitAll()
+    const completed = this.reap()
+    if (this.#lost === undefined && this.#table.finishedCount > 0) this.#wake()
+    return completed
+  }
+
+  /** Whether `reap` has something to do, told without a system call; false where the engine cannot tell. For those who poll. */
+  get hasCompletions (): boolean {
+    return this.#table.finishedCount > 0 || this.#engine.hasCompletions?.() === true
+  }
+
+  #submitAll (): void {
     this.#checkOpen()
     this.#stalled = this.#continues = false
     while (this.#from < this.#to && !this.#stalled) this.#submitSome()
-    if (this.#table.finishedCount > 0) this.#wake()
   }
 
   /**

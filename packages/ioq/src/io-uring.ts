@@ -186,9 +186,18 @@ export class IoUringEngine implements Engine {
     entries[entry + SQE_FLAGS] = !reads && (flags & REQUEST_DURABLE) !== 0 ? RWF_DSYNC : 0
   }
 
+  hasCompletions (): boolean {
+    return this.#cq[this.#cqHead] !== Atomics.load(this.#cq, this.#cqTail) || this.#needsEnter()
+  }
+
+  /** Completions that did not fit, or that the kernel posts when it is entered next. */
+  #needsEnter (): boolean {
+    return (Atomics.load(this.#sq, this.#sqFlags) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) !== 0
+  }
+
   reap (sink: CompletionSink): void {
     const cq = this.#cq
-    if ((Atomics.load(this.#sq, this.#sqFlags) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) !== 0) {
+    if (this.#needsEnter()) {
       this.systemCalls++
       ioUringEnter(this.#ring, 0, 0, IORING_ENTER_GETEVENTS)
     }

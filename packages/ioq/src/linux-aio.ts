@@ -165,6 +165,11 @@ export class LinuxAioEngine implements Engine {
     u32[block + OFFSET + 1] = offset / 0x100000000
   }
 
+  hasCompletions (): boolean {
+    const ring = this.#ring
+    return ring !== undefined && ring[HEAD] !== Atomics.load(ring, TAIL)
+  }
+
   reap (sink: CompletionSink): void {
     if (this.#ring === undefined) this.#reapByCall(sink)
     else this.#reapRing(this.#ring, sink)

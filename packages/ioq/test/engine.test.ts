@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { suite } from 'uvu'
 import { LinuxError } from '@node-vmm/libc'
 import { IoQueue, IoUringEngine, LinuxAioEngine, openEngine, SyncEngine, type Engine } from '@node-vmm/ioq'
@@ -14,17 +15,30 @@ test('auto takes the best that can be had and says why not a better one', () => 
   // The kernel counts all the requests that Linux AIO contexts are made for, so this much is refused to everybody.
   const aioMax = Number(readFileSync('/proc/sys/fs/aio-max-nr', 'utf8'))
   const { engine, rejected } = openEngine('auto', { fd: file.fd, depth: 16 })
-  const order = ['io_uring', 'linux-aio', 'sync']
+  const order = ['linux-aio', 'io_uring', 'sync']
   assert.deepEqual(rejected.map((entry) => entry.engine), order.slice(0, order.indexOf(engine.name)))
   for (const { reason } of rejected) assert.match(reason, /io_uring_setup|io_setup/)
   engine.close()
   // No io_uring has more than 32768 entries either.
   const large = openEngine('auto', { fd: file.fd, depth: Math.max(aioMax + 1, 32769) })
   assert.equal(large.engine.name, 'sync')
-  assert.deepEqual(large.rejected.map((entry) => entry.engine), ['io_uring', 'linux-aio'])
-  assert.match(large.rejected[0]!.reason, /^io_uring_setup for \d+ requests: EINVAL/)
-  assert.match(large.rejected[1]!.reason, /^io_setup for \d+ requests: E(AGAIN, .*fs\.aio-max-nr|INVAL)/)
+  assert.deepEqual(large.rejected.map((entry) => entry.engine), ['linux-aio', 'io_uring'])
+  assert.match(large.rejected[1]!.reason, /^io_uring_setup for \d+ requests: EINVAL/)
+  assert.match(large.rejected[0]!.reason, /^io_setup for \d+ requests: E(AGAIN, .*fs\.aio-max-nr|INVAL)/)
   large.engine.close()
+})
+
+test('auto tries Linux AIO first on a file in memory, io_uring on others', () => {
+  const refused = (path: string): string[] => {
+    const fd = openSync(path, 'r')
+    const { engine, rejected } = openEngine('auto', { fd, depth: Math.max(32769, Number(readFileSync('/proc/sys/fs/aio-max-nr', 'utf8')) + 1) })
+    engine.close()
+    closeSync(fd)
+    return rejected.map((entry) => entry.engine)
+  }
+  const onDisk = fileURLToPath(import.meta.url)
+  assert.equal(refused(file.path)[0], 'linux-aio')
+  assert.equal(refused(onDisk)[0], 'io_uring')
 })
 
 test('a named engine that cannot be had is an error with the remedy', () => {

@@ -10,6 +10,18 @@ export function threadId (): number {
   return getTidC()()
 }
 
+const CLOCK_MONOTONIC = 1
+const clockGettimeC = native('int clock_gettime(int clock, uintptr_t time)')
+
+/**
+ * The time of the clock that nobody sets, without allocating, unlike `performance.now()`. See `clock_gettime(2)`.
+ *
+ * @param address 16 bytes of native memory, for seconds and nanoseconds of 64 bits each.
+ */
+export function monotonicTime (address: number): void {
+  clockGettimeC()(CLOCK_MONOTONIC, address)
+}
+
 /** Pins the calling thread to processors. See `sched_setaffinity(2)`. @throws LinuxError such as EINVAL when none of them exists */
 export function setAffinity (cpus: readonly number[]): void {
   const mask = new Uint8Array(CPU_SET_BYTES)

@@ -1,4 +1,4 @@
-import { DISCARD_SEGMENTS_MAX, QUEUES_MAX, VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk-dataplane'
+import { DISCARD_SEGMENTS_MAX, POLL_DEFAULT, POLL_MAX, QUEUES_MAX, VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk-dataplane'
 import { parseArgs } from 'node:util'
 import type { ServeOptions } from './serve.ts'
 
@@ -30,6 +30,7 @@ Serves a raw disk image to a virtual machine over vhost-user, in the foreground,
   --threads=N          data-plane threads, 1 to the number of queues (default 1)
   --queue-threads=LIST the thread of each queue, as 0,1,0,1 (default round and round)
   --cpus=LIST          processors to pin each thread to, as 2,3 for two threads or 2+3,4+5 (default not pinned)
+  --poll-max-us=N      microseconds that a thread may look at its rings before it sleeps, 0 to ${POLL_MAX} (default ${POLL_DEFAULT})
   --direct             bypass the page cache (O_DIRECT)
   --write-through      make every write stable before it completes, until the guest asks otherwise
   --discard-segments=N segments of one discard or write-zeroes request, 0 to ${DISCARD_SEGMENTS_MAX}; 0 offers neither (default 1)
@@ -60,6 +61,7 @@ const flags = {
   threads: { type: 'string', default: '1' },
   'queue-threads': { type: 'string', default: '' },
   cpus: { type: 'string', default: '' },
+  'poll-max-us': { type: 'string', default: String(POLL_DEFAULT) },
   direct: { type: 'boolean', default: false },
   'write-through': { type: 'boolean', default: false },
   'discard-segments': { type: 'string', default: '1' },
@@ -100,6 +102,7 @@ export function parseCommand (args: readonly string[]): Command {
       readOnly: values['read-only'],
       lock,
       direct: values.direct,
+      pollMaxMicroseconds: integer('--poll-max-us', values['poll-max-us'], 0, POLL_MAX),
       writeThrough: values['write-through'],
       discardSegments: integer('--discard-segments', values['discard-segments'], 0, DISCARD_SEGMENTS_MAX),
       packed: values.packed,

@@ -27,7 +27,7 @@ test('an image and a socket are enough', () => {
     name: 'serve',
     trace: false,
     options: {
-      path: 'disk.raw', socketPath: '/run/disk.sock', readOnly: false, direct: false, writeThrough: false, discardSegments: 1,
+      path: 'disk.raw', socketPath: '/run/disk.sock', readOnly: false, direct: false, pollMaxMicroseconds: 32, writeThrough: false, discardSegments: 1,
       packed: false, inOrder: false, queues: 1, threads: 1, queueThreads: [], cpus: [], engine: 'auto', serial: '', lock: 'open'
     }
   })
@@ -35,14 +35,14 @@ test('an image and a socket are enough', () => {
 
 test('each flag reaches the server, with = or as the next argument', () => {
   assert.deepEqual(parseCommand([
-    '--fd', '3', '--blk-file', 'disk.raw', '--lock', 'running', '--read-only', '--direct', '--write-through', '--discard-segments', '0', '--packed',
+    '--fd', '3', '--blk-file', 'disk.raw', '--lock', 'running', '--read-only', '--direct', '--poll-max-us', '0', '--write-through', '--discard-segments', '0', '--packed',
     '--in-order', '--num-queues', '3', '--threads', '2', '--queue-threads', '0,1,1', '--cpus', '2+3,4', '--engine', 'linux-aio',
     '--serial', 'exactly twenty bytes', '--trace'
   ]), {
     name: 'serve',
     trace: true,
     options: {
-      path: 'disk.raw', fd: 3, readOnly: true, direct: true, writeThrough: true, discardSegments: 0, packed: true, inOrder: true,
+      path: 'disk.raw', fd: 3, readOnly: true, direct: true, pollMaxMicroseconds: 0, writeThrough: true, discardSegments: 0, packed: true, inOrder: true,
       queues: 3, threads: 2, queueThreads: [0, 1, 1], cpus: [[2, 3], [4]], engine: 'linux-aio', serial: 'exactly twenty bytes',
       lock: 'running'
     }

@@ -41,8 +41,6 @@ export interface BlockQueueInit {
   readonly call: EventNotifier | undefined
   /** The ring is broken: called once. */
   readonly onFault: (fault: VringFault) => void
-  /** A batch was cut short: `serve` is to be called again, after other work had its turn. */
-  readonly onYield: () => void
   readonly tracer: Tracer | undefined
   /** Marks what is written to guest memory, for a migration. */
   readonly log: DirtyLog | undefined
@@ -66,8 +64,9 @@ export class BlockQueue {
   readonly #gate: Gate
   readonly #counters: Float64Array
   readonly #onFault: (fault: VringFault) => void
-  readonly #onYield: () => void
   #faultReported = false
+  /** The guest was asked to kick since the ring was last looked at. */
+  #armed = false
   /** Requests taken in by this batch that are in flight at its end. */
   #submitted = 0
   /** Requests finished that the guest was not shown yet. */
@@ -90,7 +89,7 @@ export class BlockQueue {
   readonly #toGuest: Uint8Array
 
   constructor (init: BlockQueueInit) {
-    const { index, memory, vring, disk, engine, gate, counters, call, onFault, onYield, tracer, log, alwaysWriteThrough } = init
+    const { index, memory, vring, disk, engine, gate, counters, call, onFault, tracer, log, alwaysWriteThrough } = init
     this.index = index
     this.call = call
     this.tracer = tracer
@@ -100,7 +99,6 @@ export class BlockQueue {
     this.#gate = gate
     this.#counters = counters
     this.#onFault = onFault
-    this.#onYield = onYield
     this.#log = log
     this.#alwaysWriteThrough = alwaysWriteThrough
     this.#memoryMask = disk.alignment.memory - 1
@@ -133,37 +131,52 @@ export class BlockQueue {
   }
 
   /**
-   * Serves what the guest has made available, batch after batch, unless somebody holds the gate: letting go, they have
-   * it called again. The guest is asked to kick only when nothing is left: while it is looked after it need not.
+   * Serves what the guest has made available, batch after batch. Meanwhile the guest is asked not to kick: `arm` asks
+   * for kicks again.
+   *
+   * @returns false when somebody holds the gate: letting go, they have it called again.
    */
-  serve (): void {
-    for (let batches = 0; !this.stopping && this.#gate.enter(); batches++) {
+  serve (): boolean {
+    for (let batches = 0; batches < BATCHES_MAX; batches++) {
+      if (this.stopping || !this.#gate.enter()) return false
+      this.#armed = false
       this.#submitted = 0
       this.#completed = 0
       this.#takeIn()
-      if (this.#submitted > 0) this.ioq.submit()
       // What the page cache had is complete already: no need to be woken for it.
-      this.#reap()
+      this.ioq.submitAndReap()
       this.#interrupt()
       this.#gate.leave(this.index, this.#submitted - this.#completed)
-      if (this.#vring.enableNotification() === 'empty') return
-      if (batches === BATCHES_MAX) return this.#onYield()
+      if (!this.#vring.moreAvailable() || this.#vring.fault !== undefined) break
     }
+    return true
+  }
+
+  /**
+   * Asks the guest to kick from now on, before the thread sleeps.
+   *
+   * @returns false when something became available just before, or was left over: do not sleep.
+   */
+  arm (): boolean {
+    if (this.#armed || this.stopping) return true
+    this.#armed = true
+    return this.#vring.enableNotification() === 'empty' || !this.serve()
+  }
+
+  /** Whether there is something to do, told without a system call. */
+  get isBusy (): boolean {
+    return this.ioq.hasCompletions || (!this.stopping && this.#vring.fault === undefined && this.#vring.moreAvailable())
   }
 
   /** The I/O queue says that something is complete. */
   onCompletion (): void {
     this.#completed = 0
-    this.#reap()
+    this.ioq.reap()
+    if (this.ioq.stalled) this.ioq.submit()
     if (this.#completed === 0) return
     this.#interrupt()
     this.#gate.complete(this.index, this.#completed)
     if (this.#vring.moreAvailable()) this.serve()
-  }
-
-  #reap (): void {
-    this.ioq.reap()
-    if (this.ioq.stalled) this.ioq.submit()
   }
 
   /** Takes in one batch: one ring of requests may be in flight, and only requests that finish at once let a guest send more. */

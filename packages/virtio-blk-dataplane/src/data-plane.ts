@@ -11,7 +11,7 @@ import { type EngineReport, probeEngine } from './engine.ts'
 import { DataPlaneError } from './errors.ts'
 import { type Drainable, Gate, type WaitOptions } from './gate.ts'
 import { Image } from './image.ts'
-import { checkOptions, type DataPlaneOptions, type QueueSetup } from './options.ts'
+import { checkOptions, type DataPlaneOptions, POLL_DEFAULT, type QueueSetup } from './options.ts'
 import { SECTOR_BYTES, VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk'
 import { type QueueStatistics, StatisticsTable } from './statistics.ts'
 import type { Tracer } from './trace.ts'
@@ -329,7 +329,7 @@ export class DataPlane implements Drainable {
     const index = this.#threadIndex(queue)
     const running = this.#threads.get(index)
     if (running !== undefined) return running
-    const { engine = 'auto', cpus = [], onFault, onDeath } = this.#options
+    const { engine = 'auto', cpus = [], pollMaxMicroseconds = POLL_DEFAULT, onFault, onDeath } = this.#options
     if (this.#threads.size === 0) this.#tracer?.({ name: 'virtio_blk_data_plane_start', queues: this.queues })
     const thread = new DataPlaneThread({
       gate: this.#gate.state,
@@ -337,7 +337,8 @@ export class DataPlane implements Drainable {
       disk: this.#disk(image),
       engine,
       cpus: cpus[index],
-      trace: this.#tracer !== undefined
+      trace: this.#tracer !== undefined,
+      pollMaxMicroseconds
     }, {
       onFault: (faulty, fault) => onFault?.(faulty, fault),
       onTrace: (event) => this.#tracer?.(event),

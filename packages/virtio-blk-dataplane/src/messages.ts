@@ -19,6 +19,7 @@ export interface ThreadInit {
   readonly engine: EngineChoice
   readonly cpus: readonly number[] | undefined
   readonly trace: boolean
+  readonly pollMaxMicroseconds: number
 }
 
 /** A queue to serve: its ring, and how the guest and the device wake each other. Addresses of records are the host's. */

@@ -8,6 +8,10 @@ import type { Tracer } from './trace.ts'
 
 /** The most queues of one disk. */
 export const QUEUES_MAX = 256
+/** Microseconds that a data-plane thread polls at most, unless told otherwise. */
+export const POLL_DEFAULT = 32
+/** The highest that this may be set to. */
+export const POLL_MAX = 1000
 /** The most segments of one discard or write-zeroes request. */
 export const DISCARD_SEGMENTS_MAX = 256
 
@@ -25,6 +29,11 @@ export interface DataPlaneOptions extends ImageOptions {
   readonly queueThreads?: readonly number[]
   /** Processors to pin each data-plane thread to. @default those of the thread that starts it */
   readonly cpus?: readonly (readonly number[])[]
+  /**
+   * How long a data-plane thread may look at its rings before it sleeps, in microseconds, 0 to 1000. Within that it
+   * adapts: it polls where its sleeps are short. @default 32, as QEMU's iothreads
+   */
+  readonly pollMaxMicroseconds?: number
   /** Every write is stable when it completes, until the guest wants it otherwise. @default false: a flush makes stable what was written */
   readonly writeThrough?: boolean
   /** Segments of one discard or write-zeroes request, 0 (offer neither) to 256. @default 1, as QEMU */
@@ -71,9 +80,10 @@ export interface QueueSetup extends VringInit {
 
 /** @throws DataPlaneError ERR_OPTION, ERR_SCSI */
 export function checkOptions (options: DataPlaneOptions): void {
-  const { queues = 1, threads = 1, queueThreads = [], cpus = [], serial = '', discardSegments = 1, scsi = false } = options
+  const { queues = 1, threads = 1, queueThreads = [], cpus = [], serial = '', discardSegments = 1, pollMaxMicroseconds = POLL_DEFAULT, scsi = false } = options
   checkInteger('queues', queues, 1, QUEUES_MAX)
   checkInteger('threads', threads, 1, queues)
+  checkInteger('pollMaxMicroseconds', pollMaxMicroseconds, 0, POLL_MAX)
   checkInteger('discardSegments', discardSegments, 0, DISCARD_SEGMENTS_MAX)
   for (const thread of queueThreads) checkInteger('queueThreads', thread, 0, threads - 1)
   if (queueThreads.length !== 0 && queueThreads.length !== queues) {

@@ -6,6 +6,7 @@ import {
 } from '@node-vmm/vring'
 import { VIRTIO_BLK_F_FLUSH } from '@node-vmm/virtio-blk'
 import { receiveMessageOnPort } from 'node:worker_threads'
+import { AdaptivePolling } from './adaptive-polling.ts'
 import { BlockQueue } from './block-queue.ts'
 import type { DiskState } from './disk.ts'
 import type { EngineMaker, EngineReport } from './engine.ts'
@@ -17,6 +18,10 @@ import type { TraceEvent, Tracer } from './trace.ts'
 
 /** How soon a submission that the kernel refused for want of resources is tried again, in milliseconds. */
 const RETRY_MILLISECONDS = 1
+/** Looks at the rings between two looks at the clock. */
+const LOOKS = 16
+/** Times that polling finds something before epoll is asked too. */
+const POLLED_MAX = 16
 
 interface ServedQueue {
   readonly queue: BlockQueue
@@ -38,6 +43,8 @@ export class ThreadLoop {
   readonly #served = new Map<number, ServedQueue>()
   /** The same queues, for loops that run once a wake-up: iterating a map makes objects. */
   #queues: readonly BlockQueue[] = []
+  readonly #polling: AdaptivePolling
+  #polled = 0
   #tracer: Tracer | undefined
   #ended = false
 
@@ -46,6 +53,7 @@ export class ThreadLoop {
     this.#makeEngine = makeEngine
     this.#gate = Gate.attach(init.gate)
     this.#statistics = new StatisticsTable(init.statistics)
+    this.#polling = new AdaptivePolling(init.pollMaxMicroseconds)
     if (init.cpus !== undefined) setAffinity(init.cpus)
     if (init.trace) this.#setTrace(true)
     this.#wake = EventNotifier.fromFd(init.wakeFd)
@@ -55,13 +63,61 @@ export class ThreadLoop {
   /** Serves until told to exit. @throws what is a fault of this software; nobody waits any more for what is in flight then */
   run (): void {
     try {
-      while (!this.#ended) this.#poll.poll(this.#retryStalled() ? RETRY_MILLISECONDS : -1)
+      while (!this.#ended) this.#turn()
     } catch (error) {
       this.#gate.abandon()
       throw error
     }
     this.#poll.close()
     this.#init.port.close()
+  }
+
+  /** One turn of the loop: polls for a while where that pays, else sleeps until something happens. */
+  #turn (): void {
+    if (this.#polling.isWorthIt && this.#pollQueues()) return
+    if (!this.#armAll()) {
+      this.#poll.poll(0)
+    } else if (this.#retryStalled()) {
+      this.#poll.poll(RETRY_MILLISECONDS)
+    } else {
+      this.#polling.beforeSleep()
+      this.#poll.poll(-1)
+      this.#polling.afterSleep()
+    }
+  }
+
+  /** Looks at the rings instead of sleeping. @returns whether there was something to do */
+  #pollQueues (): boolean {
+    this.#polling.begin()
+    do {
+      for (let looks = 0; looks < LOOKS; looks++) {
+        if (this.#serveBusy()) return true
+      }
+    } while (this.#polling.goesOn())
+    return false
+  }
+
+  #serveBusy (): boolean {
+    let found = false
+    for (let index = 0; index < this.#queues.length; index++) {
+      const queue = this.#queues[index]!
+      if (!queue.isBusy) continue
+      found = true
+      if (queue.ioq.hasCompletions) this.#onCompletion(queue.index)
+      else if (!queue.serve()) return false
+    }
+    // Commands and hang-ups come by epoll only.
+    if (found && ++this.#polled % POLLED_MAX === 0) this.#poll.poll(0)
+    return found
+  }
+
+  /** @returns whether the thread may sleep: every guest will kick */
+  #armAll (): boolean {
+    let safe = true
+    for (let index = 0; index < this.#queues.length; index++) {
+      if (!this.#queues[index]!.arm()) safe = false
+    }
+    return safe
   }
 
   #retryStalled (): boolean {
@@ -126,7 +182,6 @@ export class ThreadLoop {
       counters: this.#statistics.counters(index),
       call,
       onFault: (fault) => this.#onFault(index, fault),
-      onYield: () => this.#wake.notify(),
       tracer: this.#tracer,
       log,
       alwaysWriteThrough: !hasFeature(ring.features, VIRTIO_BLK_F_FLUSH)
