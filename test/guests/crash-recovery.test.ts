@@ -5,7 +5,7 @@ import { bootQemu, qemu } from '../support/guest.ts'
 import { blankImage, checkFileSystem } from '../support/image.ts'
 import type { Running } from '../support/processes.ts'
 import { testWith } from '../support/programs.ts'
-import { ourServer, startOurs, stop } from '../support/server.ts'
+import { ourServer, type ServerOptions, startOurs, stop } from '../support/server.ts'
 import { cleanUp, temporaryFolder } from '../support/temporary.ts'
 import { mailbox, tell } from './mailbox.ts'
 
@@ -33,28 +33,45 @@ umount /mnt
 e2fsck -f -n /dev/vda
 `
 
-for (const { queues, kills } of [{ queues: 1, kills: 20 }, { queues: 2, kills: 10 }]) {
-  testWith(ourServer, ...qemu)(`a guest under load does not notice that its server is killed ${kills} times, queues: ${queues}`, async () => {
+interface Scenario extends Omit<ServerOptions, 'image'> {
+  readonly queues: number
+  readonly ends: number
+  /** Killed with requests in flight, or asked to go: then these are completed. */
+  readonly signal: 'SIGKILL' | 'SIGTERM'
+}
+
+const scenarios: Scenario[] = [
+  { queues: 1, ends: 20, signal: 'SIGKILL' },
+  { queues: 2, ends: 10, signal: 'SIGKILL', flags: ['--threads=2'] },
+  { queues: 1, ends: 6, signal: 'SIGKILL', engine: 'linux-aio', direct: true },
+  { queues: 2, ends: 6, signal: 'SIGTERM' }
+]
+
+for (const { ends, signal, ...options } of scenarios) {
+  const { queues, engine = 'auto', flags = [] } = options
+  const name = `a guest under load does not notice ${ends} times ${signal} of its server, queues: ${queues}, engine: ${engine}`
+  testWith(ourServer, ...qemu)(name, async () => {
     const image = blankImage(DISK_MEBIBYTES)
     const socket = `${temporaryFolder()}/vhost.sock`
-    const start = (...flags: string[]): Promise<Running> => startOurs(socket, { image, queues, flags })
+    const start = (...more: string[]): Promise<Running> => startOurs(socket, { ...options, image, flags: [...flags, ...more] })
     let server = await start('--trace')
     const guest = bootQemu({ socket, queues, script: verifiedRounds({ jobs: queues }), chardev: 'reconnect=1', limitSeconds: 300 })
     await guest.says('mounted')
     assert.match(server.output, /direction=sent request=GET_INFLIGHT_FD .*fds=1/)
 
-    for (let kill = 1; kill <= kills; kill++) {
-      await server.kill()
+    for (let end = 1; end <= ends; end++) {
+      server.signal(signal)
+      assert.equal(await server.ended(30), signal === 'SIGKILL' ? { status: null, signal } : { status: 0, signal: null })
       // A traced one is slow, and killed at other moments.
-      server = await start(...(kill % 4 === 1 ? ['--trace'] : []))
+      server = await start(...(end % 4 === 1 ? ['--trace'] : []))
       await server.printed(/a front-end connected/, 30)
       // Some of them while they are still told of rings and memory.
       await sleep(Math.random() ** 3 * 2000)
-      if (kill === 1) await assertRecovers(server)
+      if (end === 1) await assertRecovers(server)
     }
     tell(image, 'stop')
     const results = await guest.finished().catch((error) => {
-      error.message += `\n${server.failure('was running').message}`
+      error.message += `\n${server.failure('said').message}`
       throw error
     })
     assert.ok(Number(results.get('rounds')) >= 1)

@@ -49,6 +49,21 @@ guestTest('blkdiscard shrinks the image, blkdiscard -z fills it with zeroes', as
   assert.ok(allocated(image) <= 12 * MEBIBYTE, `${allocated(image)} bytes are allocated`)
 })
 
+guestTest('what is zeroed need not be whole pages', async () => {
+  const image = blankImage(8)
+  writeFileSync(image, Buffer.alloc(8 * MEBIBYTE, 0xa5))
+  await withServer({ image }, async ({ socket }) => {
+    await bootUml({
+      socket,
+      script: `
+        /bin/blkdiscard --zeroout --offset 512 --length 1536 /dev/vda
+        /bin/blkdiscard --zeroout --offset $((1048576 - 512)) --length $((2097152 + 1024)) /dev/vda`
+    }).finished()
+  })
+  const expected = Buffer.alloc(8 * MEBIBYTE, 0xa5).fill(0, 512, 2048).fill(0, MEBIBYTE - 512, 3 * MEBIBYTE + 512)
+  assert.ok(readFileSync(image).equals(expected))
+})
+
 for (const logicalBlockBytes of [512, 4096]) {
   guestTest(`a block device is an image, with blocks of ${logicalBlockBytes} bytes`, async () => {
     await withLoopDevice({ directory: temporaryFolder(), bytes: 192 * MEBIBYTE, logicalBlockBytes }, async (device) => {

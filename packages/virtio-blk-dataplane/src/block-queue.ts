@@ -23,6 +23,9 @@ import type { Tracer } from './trace.ts'
 // - A batch is counted in by the gate before it is popped: whoever drains sees all of it or nothing.
 
 const WINDOW_MASK = WINDOW_BYTES - 1
+/** Bounds of a batch of requests that are complete at once. */
+const BATCH_MIN = 4
+const BATCH_MAX = 16
 /** Batches on end before other queues and commands have their turn: a guest that never stops must not keep the thread. */
 const BATCHES_MAX = 8
 /** Sectors are numbers, exact below 2^53: no disk is larger. */
@@ -69,6 +72,8 @@ export class BlockQueue {
   #armed = false
   /** Requests taken in by this batch that are in flight at its end. */
   #submitted = 0
+  /** The last requests were complete as soon as they were submitted. */
+  #isInline = false
   /** Requests finished that the guest was not shown yet. */
   #finished = 0
   /** Requests that were in flight and finished since the last count. */
@@ -146,6 +151,7 @@ export class BlockQueue {
       // What the page cache had is complete already: no need to be woken for it.
       this.ioq.submitAndReap()
       this.#interrupt()
+      if (this.#submitted > 0) this.#isInline = this.#completed >= this.#submitted
       this.#gate.leave(this.index, this.#submitted - this.#completed)
       if (!this.#vring.moreAvailable() || this.#vring.fault !== undefined) break
     }
@@ -179,12 +185,22 @@ export class BlockQueue {
     if (this.#vring.moreAvailable()) this.serve()
   }
 
-  /** Takes in one batch: one ring of requests may be in flight, and only requests that finish at once let a guest send more. */
+  /**
+   * How many requests to take in at once. Where they are complete as soon as they are submitted, guest and device would
+   * take turns, each asleep while the other works: so the guest is woken by the first half of what is there, and the
+   * device does the other half meanwhile.
+   */
+  #batchSize (): number {
+    if (!this.#isInline) return this.#vring.size
+    return Math.min(BATCH_MAX, Math.max(BATCH_MIN, this.#vring.countAvailable() >> 1))
+  }
+
+  /** Takes in one batch. */
   #takeIn (): void {
     const vring = this.#vring
     vring.disableNotification()
     let popped: PopResult = 'empty'
-    for (let budget = 2 * vring.size; budget > 0 && (popped = vring.pop(this.#chain)) === 'chain'; budget--) this.#process(this.#chain)
+    for (let budget = this.#batchSize(); budget > 0 && (popped = vring.pop(this.#chain)) === 'chain'; budget--) this.#process(this.#chain)
     if (popped === 'broken') this.#reportFault()
   }
 

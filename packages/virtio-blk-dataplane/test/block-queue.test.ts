@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { EventNotifier } from '@node-vmm/event-poll'
+import { openEngine } from '@node-vmm/ioq'
+import { VolatileDisk } from '@node-vmm/ioq/testing'
 import { SplitVring, VIRTQ_DESC_F_WRITE, type VringFault } from '@node-vmm/vring'
 import { suite } from 'uvu'
 import { BlockQueue, type BlockQueueInit } from '../src/block-queue.ts'
 import { Gate } from '../src/gate.ts'
+import type { Disk } from '../src/disk.ts'
 import { Image } from '../src/image.ts'
 import {
   DataPlane, SECTOR_BYTES, VIRTIO_BLK_F_RO, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
@@ -171,6 +174,20 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
     assert.deepEqual((await plane.stop()).get(0), { availableIndex: 2, usedIndex: 0 })
   })
 
+  function hereDisk (image: Image): Disk {
+    return {
+      fd: image.fd,
+      bufferedFd: undefined,
+      writeTurns: undefined,
+      alignment: image.alignment,
+      readOnly: false,
+      id: new Uint8Array(20),
+      discardSegments: 1,
+      sectors: 8,
+      writeThrough: false
+    }
+  }
+
   /** A queue on this thread, of a guest whose chains the test makes. */
   function queueHere (guest: Guest, init: Partial<BlockQueueInit>): { queue: BlockQueue, gate: Gate } {
     const image = Image.open({ path: scratch.image('here.img', 8) })
@@ -179,17 +196,7 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
       index: 0,
       memory: guest.memory,
       vring: new SplitVring(guest.memory, { ...guest.layout, features: guest.setup.features }),
-      disk: {
-        fd: image.fd,
-        bufferedFd: undefined,
-        writeTurns: undefined,
-        alignment: image.alignment,
-        readOnly: false,
-        id: new Uint8Array(20),
-        discardSegments: 1,
-        sectors: 8,
-        writeThrough: false
-      },
+      disk: hereDisk(image),
       engine: 'sync',
       gate,
       counters: new Float64Array(8),
@@ -232,6 +239,40 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
     assert.equal(queue.isBusy, false)
     assert.deepEqual([served, guest.raw.getUsedIndex()], [1000, 1000])
   })
+
+  for (const { name, disk, init, flush, survives } of [
+    { name: 'written back, and not flushed: may be lost', disk: false, init: false, flush: false, survives: false },
+    { name: 'written back, and flushed: is there', disk: false, init: false, flush: true, survives: true },
+    { name: 'written through: is there', disk: true, init: false, flush: false, survives: true },
+    { name: 'written for a driver without flushes: is there', disk: false, init: true, flush: false, survives: true }
+  ]) {
+    test(`a power cut after a write that was ${name}`, async () => {
+      let kept = 0
+      for (let seed = 0; seed < 8; seed++) {
+        const path = scratch.image('power-cut.img', 8)
+        const image = Image.open({ path })
+        const power = new VolatileDisk(image.fd)
+        const engine = power.attach(openEngine('sync', { fd: image.fd, depth: 64 }).engine)
+        const guest = new Guest()
+        const { queue } = queueHere(guest, { engine, alwaysWriteThrough: init, disk: { ...hereDisk(image), writeThrough: disk } })
+        const done = guest.write(3, sectorPattern(3, 1, 7))
+        queue.serve()
+        guest.poll()
+        assert.equal((await done).status, VIRTIO_BLK_S_OK)
+        if (flush) {
+          const flushed = guest.flush()
+          queue.serve()
+          guest.poll()
+          assert.equal((await flushed).status, VIRTIO_BLK_S_OK)
+        }
+        power.powerCut(seed)
+        if (Buffer.from(scratch.sectors(path, 3, 1)).equals(sectorPattern(3, 1, 7))) kept++
+        await endAll()
+        image.close()
+      }
+      assert.equal(kept === 8, survives, `${kept} of 8 survived`)
+    })
+  }
 
   test('whoever drains finds every request of a batch shown to the guest, those too that finish at once', async () => {
     const guest = new Guest()

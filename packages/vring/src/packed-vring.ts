@@ -147,6 +147,10 @@ export class PackedVring implements Virtqueue {
     return available !== used && available === (this.#availableWrap === 1)
   }
 
+  countAvailable (): number {
+    return this.moreAvailable() ? 1 : 0
+  }
+
   /** Copies the chain at the available position, and moves on behind it. The id stands in the last descriptor. */
   #walk (chain: DescriptorChain, slot: number): boolean {
     const builder = this.#builder

@@ -210,6 +210,10 @@ export class SplitVring implements Virtqueue {
     return this.#again !== undefined || this.#availableIndex !== this.#availableSeen || Atomics.load(this.#available, INDEX) !== this.#availableIndex
   }
 
+  countAvailable (): number {
+    return (this.#again?.length ?? 0) + ((Atomics.load(this.#available, INDEX) - this.#availableIndex) & INDEX_MASK)
+  }
+
   disableNotification (): void {
     // With EVENT_IDX there is nothing to do: the event that was passed stays behind, and asks for no further kick.
     if (!this.#eventIdx && this.#builder.fault === undefined) Atomics.store(this.#used, FLAGS, VIRTQ_USED_F_NO_NOTIFY)
