@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -5,6 +6,7 @@ import { bootQemu, qemu } from '../support/guest.ts'
 import { blankImage, checkFileSystem } from '../support/image.ts'
 import type { Running } from '../support/processes.ts'
 import { testWith } from '../support/programs.ts'
+import { until } from '../support/qmp.ts'
 import { ourServer, type ServerOptions, startOurs, stop } from '../support/server.ts'
 import { cleanUp, temporaryFolder } from '../support/temporary.ts'
 import { mailbox, tell } from './mailbox.ts'
@@ -40,10 +42,12 @@ interface Scenario extends Omit<ServerOptions, 'image'> {
   readonly signal: 'SIGKILL' | 'SIGTERM'
 }
 
+// Past the host's page cache requests end in another order than they came, and nothing but the record of what is in
+// flight tells which of them to do again: without one, the guest does not survive the first SIGKILL.
 const scenarios: Scenario[] = [
-  { queues: 1, ends: 20, signal: 'SIGKILL' },
+  { queues: 1, ends: 20, signal: 'SIGKILL', direct: true },
   { queues: 2, ends: 10, signal: 'SIGKILL', flags: ['--threads=2'] },
-  { queues: 1, ends: 6, signal: 'SIGKILL', engine: 'linux-aio', direct: true },
+  { queues: 2, ends: 6, signal: 'SIGKILL', direct: true, engine: 'linux-aio' },
   { queues: 2, ends: 6, signal: 'SIGTERM' }
 ]
 
@@ -64,8 +68,8 @@ for (const { ends, signal, ...options } of scenarios) {
       assert.equal(await server.ended(30), signal === 'SIGKILL' ? { status: null, signal } : { status: 0, signal: null })
       // A traced one is slow, and killed at other moments.
       server = await start(...(end % 4 === 1 ? ['--trace'] : []))
-      await server.printed(/a front-end connected/, 30)
-      // Some of them while they are still told of rings and memory.
+      await untilItHasMemory(server)
+      // Some of them while they are still told of rings.
       await sleep(Math.random() ** 3 * 2000)
       if (end === 1) await assertRecovers(server)
     }
@@ -78,6 +82,14 @@ for (const { ends, signal, ...options } of scenarios) {
     await stop(server, socket)
     checkFileSystem(image)
   })
+}
+
+/**
+ * QEMU before 9.1 never connects again where its server is killed earlier than that, while it is asked for its features
+ * (QEMU's "vhost-user: fix lost reconnect again").
+ */
+async function untilItHasMemory ({ pid }: Running): Promise<void> {
+  await until('the server has the guest\'s memory', async () => readFileSync(`/proc/${pid}/maps`, 'utf8').includes('memory-backend'), 30)
 }
 
 /** It goes on with the record that the front-end kept of what was in flight. */

@@ -1,4 +1,5 @@
 import { closeSync, constants, openSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { bootUml, uml } from '../support/guest.ts'
@@ -39,19 +40,19 @@ echo 3 >/proc/sys/vm/drop_caches
 `
 
 /** Tmpfs has it since Linux 6.6. */
-const directTo = (file: string): Need => () => {
+const directIn = (folder: string | undefined): Need => () => {
+  const image = blankImage(1, folder)
   try {
-    closeSync(openSync(file, constants.O_RDONLY | constants.O_DIRECT))
+    closeSync(openSync(image, constants.O_RDONLY | constants.O_DIRECT))
     return undefined
   } catch {
-    return `${file} cannot be opened with O_DIRECT`
+    return `no O_DIRECT in ${dirname(image)}`
   }
 }
 
 for (const [name, folder] of [['a disk', undefined], ['tmpfs', '/dev/shm']] as const) {
-  const image = blankImage(32, folder)
-  testWith(ourServer, ...uml, directTo(image))(`O_DIRECT: odd requests for an image on ${name}`, async () => {
-    await withServer({ image, direct: true }, async ({ socket }) => {
+  testWith(ourServer, ...uml, directIn(folder))(`O_DIRECT: odd requests for an image on ${name}`, async () => {
+    await withServer({ image: blankImage(32, folder), direct: true }, async ({ socket }) => {
       await bootUml({ socket, script: oddRequests }).finished()
     })
   })

@@ -66,6 +66,8 @@ export class LinuxAioEngine implements Engine {
   /** `depth` control blocks, `depth` pointers to them, then room for the event that io_getevents gives. */
   readonly #memory: NativeMemory
   readonly #pointersAddress: number
+  /** `io_submit` of this context: its addresses are objects made once, as captured constants, not once a call. */
+  readonly #submitBlocks: (count: number) => number
   readonly #eventAddress: number
   /** The completion ring, or undefined where this kernel's has another layout. */
   #ring: Uint32Array | undefined
@@ -93,6 +95,9 @@ export class LinuxAioEngine implements Engine {
       throw setupError(-result, depth)
     }
     this.#context = this.#memory.getUint64(0)
+    const context = this.#context
+    const pointers = this.#pointersAddress
+    this.#submitBlocks = (count) => ioSubmit(context, count, pointers)
     this.#prepareBlocks()
     if (sharedRing) this.#mapRing()
   }
@@ -102,7 +107,7 @@ export class LinuxAioEngine implements Engine {
     let filled = 0
     while (filled < count && !this.#blocks(table.kind[ids[from + filled]!]!)) this.#fill(filled++, ids[from + filled - 1]!, table)
     this.systemCalls++
-    const taken = ioSubmit(this.#context, filled, this.#pointersAddress)
+    const taken = this.#submitBlocks(filled)
     if (taken !== -errno.EINVAL || table.kind[ids[from]!] !== FLUSH) return taken
     this.#flushBlocks = true
     return this.#submitBlocking(ids[from]!, table)

@@ -35,6 +35,8 @@ export interface BackEndOptions {
    * @default all of them that the device does its part for
    */
   readonly protocolFeatures?: bigint
+  /** Milliseconds that a front-end has for its first message. @default Infinity; 5000 for one that a `Listener` accepted */
+  readonly greetingTimeout?: number
   /** Sees each message that passes. @default nobody looks, at no cost */
   readonly onMessage?: MessageObserver | undefined
   /**
@@ -127,7 +129,7 @@ export class BackEndSession {
   async #run (): Promise<Error | undefined> {
     let failure: Error | undefined
     try {
-      for (let message = await this.#channel.receive(); message !== undefined; message = await this.#channel.receive()) {
+      for (let message = await this.#receiveFirst(); message !== undefined; message = await this.#channel.receive()) {
         try {
           await this.#answer(message)
         } finally {
@@ -140,6 +142,26 @@ export class BackEndSession {
       if (!isOver || isDeviceFailure(error)) failure = asError(error)
     }
     return await this.#end() ?? failure
+  }
+
+  /**
+   * The first message, for which a front-end has so long. One that connects and says nothing keeps others waiting; and
+   * QEMU 7.2, whose server went away twice in quick succession, may forget that it is connected: hung up on, it tries anew.
+   */
+  async #receiveFirst (): Promise<Message | undefined> {
+    const { greetingTimeout = Infinity } = this.#options
+    if (greetingTimeout === Infinity) return await this.#channel.receive()
+    let isSilent = false
+    const timer = setTimeout(() => {
+      isSilent = true
+      this.#channel.close()
+    }, greetingTimeout)
+    try {
+      return await this.#channel.receive()
+    } finally {
+      clearTimeout(timer)
+      if (isSilent) this.#tell(new VhostUserError('ERR_VHOST_USER_TIMEOUT', `the front-end said nothing for ${greetingTimeout} ms: hung up, for it or another to connect`))
+    }
   }
 
   async #answer (message: Message): Promise<void> {

@@ -10,6 +10,9 @@ import { asError, VhostUserError } from './errors.ts'
 /** Milliseconds before the next attempt when a connection could not be taken: descriptors or memory ran out. */
 const ACCEPT_RETRY_MS = 500
 
+/** Milliseconds that a front-end has for its first message. */
+const GREETING_MS = 5000
+
 /** Where front-ends come from, and what they are served. */
 export interface ListenOptions extends BackEndOptions {
   /** The device that each front-end gets, one after the other. */
@@ -97,7 +100,9 @@ export class Listener {
   }
 
   #serve (fd: number): void {
-    const session = new BackEndSession(fd, this.#options.device, this.#options)
+    // Nobody else can come by a socket that was passed on connected: its front-end has all the time it wants.
+    const greetingTimeout = this.#socket === undefined ? Infinity : GREETING_MS
+    const session = new BackEndSession(fd, this.#options.device, { greetingTimeout, ...this.#options })
     this.#session = session
     void session.closed.then((failure) => this.#ended(failure))
     this.#options.onSession?.(session)

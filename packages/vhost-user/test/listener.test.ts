@@ -51,6 +51,23 @@ test('front-ends are served one after the other; the second waits in the backlog
   await listener.close()
 })
 
+test('a front-end that connects and says nothing is hung up on, for the next one', async () => {
+  const path = newPath()
+  const problems: Error[] = []
+  const listener = listen({ path, device: new RecordingDevice(), greetingTimeout: 50, onProblem: (problem) => problems.push(problem) })
+  const silent = FrontEnd.connect(path)
+  const next = FrontEnd.connect(path)
+  assert.equal(await next.getQueueNum(), 2)
+  await silent.closed
+  assert.match(problems[0]!.message, /said nothing for 50 ms/)
+  // One that has spoken may be silent as long as it likes.
+  await sleep(120)
+  assert.equal(await next.getQueueNum(), 2)
+  next.close()
+  await listener.close()
+  assert.equal(problems.length, 1)
+})
+
 test('a front-end that breaks the protocol is survived', async () => {
   const path = newPath()
   const ends: (Error | undefined)[] = []
