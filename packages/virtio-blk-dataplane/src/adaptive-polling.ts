@@ -10,6 +10,17 @@ const DEADLINE = 1
 const ASLEEP = 2
 const NOW = 3
 
+/** Stores the time, in microseconds. */
+export type Clock = (times: Float64Array, at: number) => void
+
+function monotonicClock (): Clock {
+  const { address, u32 } = new NativeMemory(16)
+  return (times, at) => {
+    monotonicTime(address)
+    times[at] = u32[0]! * 1e6 + u32[2]! / 1e3
+  }
+}
+
 /**
  * How long to look at the rings before sleeping, learnt as QEMU's AioContext learns it (`aio_poll`): as long as sleeps
  * are short, polling would have saved them, and is made longer; a sleep longer than polling may ever last ends it.
@@ -18,12 +29,12 @@ export class AdaptivePolling {
   // Microseconds, in memory: as fields, arguments or results they would be objects.
   readonly #times = new Float64Array(4)
   readonly #max: number
-  readonly #clock = new NativeMemory(16)
-  readonly #clockWords = this.#clock.u32
+  readonly #clock: Clock
 
   /** @param max microseconds to poll at most; 0 never polls */
-  constructor (max: number) {
+  constructor (max: number, clock: Clock = monotonicClock()) {
     this.#max = max
+    this.#clock = clock
   }
 
   get isWorthIt (): boolean {
@@ -56,7 +67,6 @@ export class AdaptivePolling {
   }
 
   #look (): void {
-    monotonicTime(this.#clock.address)
-    this.#times[NOW] = this.#clockWords[0]! * 1e6 + this.#clockWords[2]! / 1e3
+    this.#clock(this.#times, NOW)
   }
 }

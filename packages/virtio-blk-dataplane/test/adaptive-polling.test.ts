@@ -2,44 +2,63 @@ import assert from 'node:assert/strict'
 import { test } from 'uvu'
 import { AdaptivePolling } from '../src/adaptive-polling.ts'
 
-/** Sleeps, by turning: a timer would be far too coarse. */
-function sleep (polling: AdaptivePolling, microseconds: number): void {
-  polling.beforeSleep()
-  for (const end = performance.now() + microseconds / 1000; performance.now() < end;);
-  polling.afterSleep()
+/** A polling whose clock the test sets, in microseconds. */
+function make (max: number): { polling: AdaptivePolling, pass: (microseconds: number) => void, sleep: (microseconds: number) => void } {
+  let now = 1e9
+  const polling = new AdaptivePolling(max, (times, at) => { times[at] = now })
+  const pass = (microseconds: number): void => { now += microseconds }
+  const sleep = (microseconds: number): void => {
+    polling.beforeSleep()
+    pass(microseconds)
+    polling.afterSleep()
+  }
+  return { polling, pass, sleep }
 }
 
-/** How long one round of polling lasts, in microseconds. */
-function poll (polling: AdaptivePolling): number {
-  const begin = performance.now()
+/** How long it polls, in microseconds. */
+function duration ({ polling, pass }: ReturnType<typeof make>): number {
   polling.begin()
-  while (polling.goesOn());
-  return (performance.now() - begin) * 1000
+  for (let passed = 0; ; passed++) {
+    if (!polling.goesOn()) return passed
+    pass(1)
+  }
 }
 
-test('short sleeps have it poll, longer and longer up to the limit', () => {
-  const polling = new AdaptivePolling(1000)
-  assert.equal(polling.isWorthIt, false)
-  sleep(polling, 50)
-  assert.equal(polling.isWorthIt, true)
-  for (let times = 0; times < 20; times++) sleep(polling, 500)
-  const lasted = poll(polling)
-  // What is slept through is longer than this by what else the machine does.
-  assert.ok(lasted >= 500, `${lasted} µs`)
+test('it begins with the first short sleep, and doubles up to the limit while sleeps are longer', () => {
+  const made = make(32)
+  assert.equal(made.polling.isWorthIt, false)
+  const durations = [1, 2, 3, 4, 5].map(() => {
+    made.sleep(30)
+    assert.equal(made.polling.isWorthIt, true)
+    return duration(made)
+  })
+  // A sleep shorter than it polls would have been saved: nothing to learn.
+  assert.deepEqual(durations, [4, 8, 16, 32, 32])
 })
 
 test('a sleep longer than polling may last ends it', () => {
-  const polling = new AdaptivePolling(1000)
-  sleep(polling, 100)
-  assert.equal(polling.isWorthIt, true)
-  sleep(polling, 1500)
-  assert.equal(polling.isWorthIt, false)
+  const made = make(32)
+  made.sleep(10)
+  made.sleep(33)
+  assert.equal(made.polling.isWorthIt, false)
+  made.sleep(10)
+  assert.equal(duration(made), 4)
 })
 
 test('a limit of 0 never polls', () => {
-  const polling = new AdaptivePolling(0)
-  sleep(polling, 10)
-  assert.equal(polling.isWorthIt, false)
+  const made = make(0)
+  made.sleep(1)
+  assert.equal(made.polling.isWorthIt, false)
+})
+
+test('the clock is that of the kernel', () => {
+  const polling = new AdaptivePolling(1000)
+  polling.beforeSleep()
+  polling.afterSleep()
+  polling.begin()
+  const begin = performance.now()
+  while (polling.goesOn());
+  assert.ok(performance.now() - begin < 1000)
 })
 
 test.run()
