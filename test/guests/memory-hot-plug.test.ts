@@ -3,11 +3,12 @@ import * as assert from 'uvu/assert'
 import { bootQemu, qemu } from '../support/guest.ts'
 import { blankImage, checkFileSystem } from '../support/image.ts'
 import { testWith } from '../support/programs.ts'
-import { Monitor, monitorAt } from '../support/qmp.ts'
+import { Monitor, monitorAt, until } from '../support/qmp.ts'
 import { ourServer, withServer } from '../support/server.ts'
 import { cleanUp, temporaryFolder } from '../support/temporary.ts'
 import { mailbox, tell } from './mailbox.ts'
 
+const PLUGGED_MEBIBYTES = 256
 const DISK_MEBIBYTES = 128
 
 /**
@@ -35,7 +36,8 @@ set +x
 ) &
 fio=$!
 say loaded $(movable_pages)
-until [ "$(movable_pages)" -gt 0 ]; do usleep 100000; done
+# It comes block by block.
+until [ "$(movable_pages)" = ${PLUGGED_MEBIBYTES * 256} ]; do usleep 100000; done
 say plugged $(movable_pages)
 # Past the page cache, and by way of it: 48 MiB.
 head -c 48m /dev/urandom >/mnt/file
@@ -62,10 +64,11 @@ testWith(ourServer, ...qemu)('memory is plugged in, used for requests and unplug
     assert.is(await guest.says('loaded'), '0')
     const regions = countOf(server.output, /received request=ADD_MEM_REG/g)
 
-    await monitor.execute('object-add', { 'qom-type': 'memory-backend-memfd', id: 'more', size: 256 * 1024 * 1024, share: true })
+    await monitor.execute('object-add', { 'qom-type': 'memory-backend-memfd', id: 'more', size: PLUGGED_MEBIBYTES * 1024 * 1024, share: true })
     await monitor.execute('device_add', { driver: 'pc-dimm', id: 'dimm', memdev: 'more' })
-    assert.is(await guest.says('plugged'), String(256 * 1024 * 1024 / 4096))
-    assert.is(countOf(server.output, /received request=ADD_MEM_REG/g), regions + 1)
+    assert.is(await guest.says('plugged'), String(PLUGGED_MEBIBYTES * 256))
+    // What the server prints comes by a pipe, later than what the guest says.
+    await until('the server is told of the new memory', async () => countOf(server.output, /received request=ADD_MEM_REG/g) === regions + 1, 30)
     assert.ok(Number(await guest.says('freed')) > 4096, 'the page cache was in the new memory')
     await guest.says('compared')
 
