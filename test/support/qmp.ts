@@ -1,5 +1,5 @@
 // QEMU's monitor (docs/interop/qmp-spec.txt): one JSON object a line, each way.
-import { existsSync } from 'node:fs'
+import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -38,12 +38,20 @@ export class Monitor {
     })
   }
 
-  /** @param socket that of `monitorAt`; QEMU may still be starting. */
-  static async connect (socket: string): Promise<Monitor> {
-    await until('QEMU has a monitor', async () => existsSync(socket), 30)
-    const monitor = new Monitor(connect(socket))
-    await monitor.execute('qmp_capabilities')
-    return monitor
+  /** @param path that of `monitorAt`; QEMU may still be starting. */
+  static async connect (path: string): Promise<Monitor> {
+    const deadline = Date.now() + 30_000
+    for (;;) {
+      const socket = connect(path)
+      const isConnected = await once(socket, 'connect').then(() => true, () => false)
+      if (isConnected) {
+        const monitor = new Monitor(socket)
+        await monitor.execute('qmp_capabilities')
+        return monitor
+      }
+      if (Date.now() > deadline) throw new Error(`QEMU has no monitor at ${path} after 30 s`)
+      await sleep(50)
+    }
   }
 
   /** One command at a time. @throws with QEMU's words where it refuses, or where it does not answer within 60 seconds */
