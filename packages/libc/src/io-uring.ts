@@ -56,9 +56,12 @@ export function ioUringSetup (entries: number, params: number): number {
   return orErrno(setupC()(platform().syscalls.ioUringSetup, entries, params))
 }
 
+let enterNumber = -1
+
 /** Submits and, with IORING_ENTER_GETEVENTS, waits. See `io_uring_enter(2)`. @returns entries consumed or a negative error number. */
 export function ioUringEnter (fd: number, submit: number, complete: number, flags: number): number {
-  return orErrno(enterC()(426, fd, submit, complete, flags, 0, 0))
+  if (enterNumber < 0) enterNumber = platform().syscalls.ioUringEnter
+  return orErrno(enterC()(enterNumber, fd, submit, complete, flags, 0, 0))
 }
 
 /** Registers files, buffers or an eventfd with a ring. See `io_uring_register(2)`. @returns 0 or a negative error number. */

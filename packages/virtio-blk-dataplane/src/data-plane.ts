@@ -80,7 +80,7 @@ export class DataPlane implements Drainable {
    * image cannot be opened
    */
   static create (options: DataPlaneOptions): DataPlane {
-    if (options.dataPlane === false) return new DataPlane(undefined, { ...options, scsi: false })
+    if (options.dataPlane === false) return new DataPlane(undefined, options)
     checkOptions(options)
     const image = Image.open(options)
     try {

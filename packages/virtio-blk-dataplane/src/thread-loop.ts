@@ -138,7 +138,7 @@ export class ThreadLoop {
       if (received.message === 'exit') this.#ended = true
       else this.#execute(received.message)
     }
-    // A hold was let go, a batch was cut short, or a queue was started: nobody may ever kick for what is in the rings.
+    // A hold was let go, or a queue was started: nobody may ever kick for what is in the rings.
     for (let index = 0; index < this.#queues.length; index++) this.#queues[index]!.serve()
   }
 
