@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict'
-import { getHeapStatistics } from 'node:v8'
 import { close } from '@node-vmm/libc'
 import { GuestMemory } from '@node-vmm/hostmem'
 import { test } from 'uvu'
@@ -10,6 +9,7 @@ import {
 } from '../src/driver/index.ts'
 import { PlainPackedDevice, VringDevice } from './support/plain-device.ts'
 import { traffic } from './support/traffic.ts'
+import { heapGrowth } from './support/heap-growth.ts'
 
 const RING = 0x10000
 const TABLES = 0x40000
@@ -336,10 +336,7 @@ test('a steady stream of chains allocates nothing', () => {
       ring.enableInterrupts()
     }
   }
-  stream(2000)
-  const before = getHeapStatistics().used_heap_size
-  stream(2000)
-  const grown = getHeapStatistics().used_heap_size - before
+  const grown = heapGrowth(() => stream(2000))
   assert.ok(grown < 2000 * 32, `${grown} bytes for 64,000 chains`)
 })
 

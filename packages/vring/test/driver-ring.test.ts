@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict'
-import { getHeapStatistics } from 'node:v8'
 import { close } from '@node-vmm/libc'
 import { GuestMemory } from '@node-vmm/hostmem'
 import { test } from 'uvu'
@@ -7,6 +6,7 @@ import { DescriptorChain, SplitVring, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC
 import {
   DriverRing, type DriverRingOptions, indirectTableBytes, layOutRing, NOTHING_USED, RawRing, RING_FULL, ringBytes, USED_RING_BROKEN
 } from '../src/driver/index.ts'
+import { heapGrowth } from './support/heap-growth.ts'
 
 const RING = 0x10000
 const TABLES = 0x40000
@@ -283,10 +283,7 @@ test('a steady stream of chains allocates nothing', () => {
       ring.enableInterrupts()
     }
   }
-  stream(2000)
-  const before = getHeapStatistics().used_heap_size
-  stream(2000)
-  const grown = getHeapStatistics().used_heap_size - before
+  const grown = heapGrowth(() => stream(2000))
   assert.ok(grown < 2000 * 32, `${grown} bytes for 64,000 chains`)
 })
 
