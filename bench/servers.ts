@@ -25,10 +25,9 @@ const PROGRAM = fileURLToPath(new URL('../packages/vhost-user-blk/dist/cli.js', 
 export const NULL_BYTES = 1 << 30
 
 /** Microseconds to look for work before sleeping, for the servers that can be told to. */
-const POLL_MICROSECONDS = 32
 
 export const AUTO = 'node-vmm auto'
-export const POLLING = 'node-vmm polling'
+export const SLEEPING = 'node-vmm no polling'
 
 /** The sockets that a server of this case has. */
 export function socketsOf ({ side }: ServerKind, which: Case, { socket }: Place): string[] {
@@ -45,11 +44,9 @@ export function findServers (): { servers: ServerKind[], missing: string[] } {
   const servers: ServerKind[] = [
     ours(AUTO, ['--engine=auto'], () => true),
     ours('node-vmm io_uring', ['--engine=io_uring'], isCompared),
-    ours('node-vmm linux-aio', ['--engine=linux-aio'], isCompared)
+    ours('node-vmm linux-aio', ['--engine=linux-aio'], isCompared),
+    ours(SLEEPING, ['--poll-max-us=0'], (which) => isCompared(which) && which.depth <= 8)
   ]
-  if (hasPolling()) {
-    servers.push(ours(POLLING, [`--poll-max-us=${POLL_MICROSECONDS}`], (which) => isCompared(which) && which.depth <= 8))
-  }
   servers.push({ name: 'node-vmm', side: 'ours', serves: (which) => which.backing === 'null' && !which.growth, command: script })
   const missing: string[] = []
   if (isInstalled('qemu-storage-daemon')) servers.push(daemon('qsd native', 'native'), daemon('qsd io_uring', 'io_uring'), nullDaemon)
@@ -133,10 +130,4 @@ function isCompared ({ growth }: Case): boolean {
 
 function isInstalled (program: string): boolean {
   return spawnSync(program, ['--version'], { stdio: 'ignore', timeout: 5000 }).status === 0
-}
-
-/** Whether this version of the program can poll before it sleeps. */
-function hasPolling (): boolean {
-  const { stdout } = spawnSync(process.execPath, [PROGRAM, '--help'], { encoding: 'utf8', timeout: 5000 })
-  return stdout.includes('--poll-max-us')
 }

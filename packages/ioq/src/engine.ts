@@ -35,6 +35,11 @@ export interface Engine {
   submit (ids: Uint16Array, from: number, count: number, table: RequestTable): number
   /** Whether `reap` would find something, told without a system call: for those who poll. @default never told */
   hasCompletions? (): boolean
+  /**
+   * Requests are with the kernel whose completion will not make `completionFd` readable: the queue does. An engine around
+   * another one hands this on. @default none are
+   */
+  readonly unannounced?: boolean
   /** Hands out the completions that are there, without waiting. */
   reap (sink: CompletionSink): void
   /** Gives everything back to the kernel. Nothing may be in flight. */

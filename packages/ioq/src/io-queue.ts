@@ -288,7 +288,7 @@ export class IoQueue {
    */
   submit (): void {
     this.#submitAll()
-    if (this.#table.finishedCount > 0) this.#wake()
+    if (this.#table.finishedCount > 0 || this.#engine.unannounced === true) this.#wake()
   }
 
   /**
@@ -325,7 +325,9 @@ export class IoQueue {
     const before = this.completions
     if (this.#table.finishedCount > 0) this.#reapFinished()
     if (this.#lost === undefined) this.#engine.reap(this.#sink)
-    if (this.#continues && this.#lost === undefined) this.submit()
+    if (this.#lost !== undefined) return this.completions - before
+    if (this.#continues) this.submit()
+    else if (this.#engine.unannounced === true) this.#wake()
     return this.completions - before
   }
 

@@ -1,7 +1,7 @@
 import {
   AIO_RING_MAGIC, close, errno, eventfd, IOCB_BYTES, IOCB_CMD_FDSYNC, IOCB_CMD_PREAD, IOCB_CMD_PREADV,
   IOCB_CMD_PWRITE, IOCB_CMD_PWRITEV, IOCB_FLAG_RESFD, ioDestroy, ioGetevents, ioSetup, ioSubmit, LinuxError,
-  NativeMemory, RWF_DSYNC, viewMemory
+  NativeMemory, O_DIRECT, openFlags, RWF_DSYNC, viewMemory
 } from '@node-vmm/libc'
 import { DATA_SYNC } from './blocking-call.ts'
 import { BlockingThread } from './blocking-thread.ts'
@@ -13,6 +13,8 @@ import {
 // Invariants.
 // - Control block `id` of the table in native memory belongs to request `id`; what never changes in it (data, eventfd)
 //   is written once. The kernel copies it, and the iovecs, within io_submit.
+// - What will not be announced by the eventfd has no IOCB_FLAG_RESFD in its control block; `#unannounced` counts those
+//   with the kernel.
 // - The context's address is that of its completion ring, shared with the kernel: we alone move `head`, the kernel
 //   alone moves `tail`, and an event is read before the head that passes it is stored.
 
@@ -74,6 +76,12 @@ export class LinuxAioEngine implements Engine {
   /** Where the ring's entries start, in words. */
   #ringEvents = 0
   #ringSize = 0
+  /**
+   * The flags of a transfer: the kernel is asked to announce its end only where it may come later. Through the page cache
+   * it has come when io_submit returns, and the eventfd would wake the loop once more, for nothing.
+   */
+  #transferFlags: number
+  #unannounced = 0
   /** The file system refuses FDSYNC (Linux before 4.18): flushes are blocking calls too. */
   #flushBlocks = false
   #closed = false
@@ -83,6 +91,7 @@ export class LinuxAioEngine implements Engine {
     this.#fd = fd
     this.#bufferedFd = bufferedFd
     this.depth = depth
+    this.#transferFlags = isDirect(fd) ? IOCB_FLAG_RESFD : 0
     this.completionFd = eventfd()
     this.#thread = new BlockingThread(depth, this.completionFd)
     this.#memory = new NativeMemory(depth * (IOCB_BYTES + 8) + EVENT_BYTES)
@@ -108,9 +117,20 @@ export class LinuxAioEngine implements Engine {
     while (filled < count && !this.#blocks(table.kind[ids[from + filled]!]!)) this.#fill(filled++, ids[from + filled - 1]!, table)
     this.systemCalls++
     const taken = this.#submitBlocks(filled)
+    this.#countUnannounced(ids, from, taken)
     if (taken !== -errno.EINVAL || table.kind[ids[from]!] !== FLUSH) return taken
     this.#flushBlocks = true
     return this.#submitBlocking(ids[from]!, table)
+  }
+
+  get unannounced (): boolean {
+    return this.#unannounced > 0
+  }
+
+  #countUnannounced (ids: Uint16Array, from: number, taken: number): void {
+    for (let index = 0; index < taken; index++) {
+      if (this.#memory.u32[ids[from + index]! * IOCB_WORDS + FLAGS] === 0) this.#unannounced++
+    }
   }
 
   #blocks (kind: number): boolean {
@@ -130,6 +150,7 @@ export class LinuxAioEngine implements Engine {
     const kind = table.kind[id]!
     if (kind === FLUSH) {
       u32[block + OPCODE] = IOCB_CMD_FDSYNC
+      u32[block + FLAGS] = IOCB_FLAG_RESFD
       u32[block + FILE] = this.#fd
       u32[block + RW_FLAGS] = 0
       u32[block + BUFFER] = u32[block + BUFFER + 1] = u32[block + LENGTH] = u32[block + LENGTH + 1] = 0
@@ -150,6 +171,7 @@ export class LinuxAioEngine implements Engine {
     const reads = table.kind[id] === READ
     const flags = table.flags[id]!
     u32[block + FILE] = (flags & REQUEST_BUFFERED) !== 0 ? this.#bufferedFd : this.#fd
+    u32[block + FLAGS] = this.#transferFlags
     u32[block + RW_FLAGS] = !reads && (flags & REQUEST_DURABLE) !== 0 ? RWF_DSYNC : 0
     if (table.count[id] === 1) {
       u32[block + OPCODE] = reads ? IOCB_CMD_PREAD : IOCB_CMD_PWRITE
@@ -178,7 +200,14 @@ export class LinuxAioEngine implements Engine {
   reap (sink: CompletionSink): void {
     if (this.#ring === undefined) this.#reapByCall(sink)
     else this.#reapRing(this.#ring, sink)
+    // Not at once after all, as on some network file systems: from now on the kernel announces.
+    if (this.#unannounced > 0) this.#transferFlags = IOCB_FLAG_RESFD
     this.#thread.reap(sink)
+  }
+
+  #hand (id: number, result: number, sink: CompletionSink): void {
+    if (this.#memory.u32[id * IOCB_WORDS + FLAGS] === 0) this.#unannounced--
+    sink(id, result)
   }
 
   #reapRing (ring: Uint32Array, sink: CompletionSink): void {
@@ -188,7 +217,7 @@ export class LinuxAioEngine implements Engine {
       const id = ring[event]!
       const result = ring[event + EVENT_RESULT]! | 0
       Atomics.store(ring, HEAD, head + 1 === this.#ringSize ? 0 : head + 1)
-      sink(id, result)
+      this.#hand(id, result, sink)
       if (this.#closed) return
     }
   }
@@ -200,7 +229,7 @@ export class LinuxAioEngine implements Engine {
       // One at a time: a callback may reap too, and must find what is left.
       if (ioGetevents(this.#context, 0, 1, this.#eventAddress) !== 1) return
       const { u32 } = this.#memory
-      sink(u32[word]!, u32[word + EVENT_RESULT]! | 0)
+      this.#hand(u32[word]!, u32[word + EVENT_RESULT]! | 0, sink)
       if (this.#closed) return
     }
   }
@@ -221,7 +250,6 @@ export class LinuxAioEngine implements Engine {
     for (let id = 0; id < this.depth; id++) {
       const block = id * IOCB_WORDS
       u32[block + DATA] = id
-      u32[block + FLAGS] = IOCB_FLAG_RESFD
       u32[block + RESULT_FD] = this.completionFd
     }
   }
@@ -232,6 +260,15 @@ export class LinuxAioEngine implements Engine {
     this.#ringSize = header[NR]!
     this.#ringEvents = header[HEADER_LENGTH]! / 4
     this.#ring = new Uint32Array(viewMemory(this.#context, header[HEADER_LENGTH]! + this.#ringSize * EVENT_BYTES))
+  }
+}
+
+/** @returns false for a bad descriptor too: its requests say so. */
+function isDirect (fd: number): boolean {
+  try {
+    return (openFlags(fd) & O_DIRECT) !== 0
+  } catch {
+    return false
   }
 }
 

@@ -16,8 +16,11 @@ export type Fault =
   | { readonly kind: 'again' }
   /** The kernel moves only about half of it. Means nothing for what moves less than 2 bytes: a flush, a discard. */
   | { readonly kind: 'short' }
-  /** It is done at once and completes later: when all that is given has passed. */
-  | { readonly kind: 'late', readonly milliseconds?: number, readonly reaps?: number }
+  /**
+   * It is done at once and completes later: when all that is given has passed. `until` is over as soon as its first word
+   * is not 0: shared with the engine's thread, it lets a test say when.
+   */
+  | { readonly kind: 'late', readonly milliseconds?: number, readonly reaps?: number, readonly until?: Int32Array }
   /** It completes at the next reap, together with others of this kind, in random order. */
   | { readonly kind: 'reorder' }
   /** It is not done and completes with this error, such as `'EIO'`, `'ENOSPC'`, `'EINTR'` or `'EAGAIN'`. */
@@ -48,12 +51,15 @@ export interface FaultPlan {
 const OPERATIONS = ['', 'read', 'write', 'flush', 'discard', 'writeZeroes']
 /** Milliseconds to sleep in a reap that only found completions whose time has not come. */
 const NAP = 1
+/** A word that holds nothing back. */
+const LET_GO = Int32Array.of(1)
 
 interface Held {
   readonly id: number
   readonly result: number
   readonly due: number
   readonly dueReap: number
+  readonly until: Int32Array
 }
 
 /**
@@ -101,6 +107,10 @@ export class FaultyEngine implements Engine {
     return this.#inner.systemCalls
   }
 
+  get unannounced (): boolean {
+    return this.#inner.unannounced === true
+  }
+
   submit (ids: Uint16Array, from: number, count: number, table: RequestTable): number {
     const fault = this.#choose(ids[from]!, table)
     if (fault !== undefined) return this.#submitFaulty(ids, from, table, fault)
@@ -144,10 +154,8 @@ export class FaultyEngine implements Engine {
   }
 
   #hold (id: number, result: number, fault: Fault): void {
-    const late = fault.kind === 'late' ? fault : { milliseconds: 0, reaps: 1 }
-    this.#held.push({
-      id, result, due: performance.now() + (late.milliseconds ?? 0), dueReap: this.#reaps + (late.reaps ?? 0)
-    })
+    const { milliseconds = 0, reaps = 0, until = LET_GO } = fault.kind === 'late' ? fault : { reaps: 1 }
+    this.#held.push({ id, result, due: performance.now() + milliseconds, dueReap: this.#reaps + reaps, until })
     this.#wake()
   }
 
@@ -166,7 +174,7 @@ export class FaultyEngine implements Engine {
     if (this.#held.length === 0) return
     this.#wake()
     const now = performance.now()
-    const due = this.#held.filter((held) => held.due <= now && held.dueReap <= this.#reaps)
+    const due = this.#held.filter((held) => held.due <= now && held.dueReap <= this.#reaps && Atomics.load(held.until, 0) !== 0)
     if (due.length === 0) Atomics.wait(this.#nap, 0, 0, NAP)
     while (due.length > 0) {
       const [held] = due.splice(Math.floor(this.#random() * due.length), 1) as [Held]

@@ -196,6 +196,10 @@ class VolatileEngine implements Engine {
     return this.#inner.systemCalls
   }
 
+  get unannounced (): boolean {
+    return this.#inner.unannounced === true
+  }
+
   submit (ids: Uint16Array, from: number, count: number, table: RequestTable): number {
     for (let index = 0; index < count; index++) {
       const taken = this.#submitOne(ids, from + index, table)

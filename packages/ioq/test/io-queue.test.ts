@@ -152,7 +152,7 @@ function conformance (title: string, name: EngineName, directory: string, plan: 
         while (harness.queue.inFlight > 0) {
           if (harness.queue.stalled) harness.queue.submit()
           else {
-            const ready = epollWait(epoll, scratch.address, 1, 2000)
+            const ready = epollWait(epoll, scratch.address, 1, 60_000)
             // A signal, or kernel work on behalf of io_uring, may interrupt the wait.
             if (ready !== -errno.EINTR) assert.equal(ready, 1, `round ${round}`)
           }
@@ -339,8 +339,8 @@ function life (name: EngineName): void {
     assert.equal(harness.queue.reap(), 0)
     harness.queue.submit()
     assert.equal(harness.queue.submissions, 32)
-    // The blocking engine makes one for each, and one for the eventfd.
-    assert.equal(harness.queue.systemCalls, name === 'sync' ? 33 : 1)
+    // The blocking engine makes one for each. What is complete already is announced with one more.
+    assert.equal(harness.queue.systemCalls, name === 'sync' ? 33 : name === 'linux-aio' ? 2 : 1)
     harness.finish()
     harness.close()
   })

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
-import { errno, NativeMemory, O_RDWR, close, open } from '@node-vmm/libc'
+import { close, errno, NativeMemory, O_DIRECT, O_RDWR, open, read } from '@node-vmm/libc'
 import { IoQueue, LinuxAioEngine } from '@node-vmm/ioq'
 import { Harness, scratchFile } from './support.ts'
 
@@ -16,7 +16,7 @@ for (const sharedRing of [true, false]) {
     const queue = new IoQueue({ fd: file.fd, depth: 16, engine, onComplete: (_, result) => { results.push(result) } })
     for (let round = 1; round <= 100; round++) {
       for (let id = 0; id < 16; id++) queue.writev(id, [{ address: memory.address, length: 512 }], id * 512)
-      queue.submit()
+      queue.submitAndReap()
       while (queue.inFlight > 0) queue.reap()
       if (sharedRing) assert.equal(queue.systemCalls, round)
       else assert.ok(queue.systemCalls >= round * 17)
@@ -28,6 +28,60 @@ for (const sharedRing of [true, false]) {
     file.remove()
   })
 }
+
+test('the end of buffered transfers is announced once a batch, and only to those who do not reap at once', () => {
+  const file = scratchFile('/dev/shm')
+  const memory = new NativeMemory(4096)
+  const engine = new LinuxAioEngine({ fd: file.fd, depth: 8 })
+  const queue = new IoQueue({ fd: file.fd, depth: 8, engine, onComplete: () => {} })
+  const isAnnounced = (): boolean => read(queue.completionFd, memory.address, 8) === 8
+  const write = (): void => {
+    for (let id = 0; id < 8; id++) queue.writev(id, [{ address: memory.address, length: 512 }], id * 512)
+  }
+  write()
+  assert.equal(queue.submitAndReap(), 8)
+  assert.equal(isAnnounced(), false)
+  assert.equal(engine.unannounced, false)
+
+  write()
+  queue.submit()
+  assert.equal(isAnnounced(), true)
+  assert.equal(queue.reap(), 8)
+  assert.equal(isAnnounced(), false)
+
+  queue.flush(0)
+  queue.submitAndReap()
+  while (queue.inFlight > 0) queue.reap()
+  assert.equal(isAnnounced(), true)
+  queue.close()
+  memory.close()
+  file.remove()
+})
+
+test('where the kernel takes its time with what it does at once elsewhere, it is asked to announce from then on', () => {
+  const file = scratchFile(tmpdir())
+  const memory = new NativeMemory(4096)
+  const engine = new LinuxAioEngine({ fd: file.fd, depth: 8 })
+  const queue = new IoQueue({ fd: file.fd, depth: 8, engine, onComplete: () => {} })
+  const isAnnounced = (): boolean => read(queue.completionFd, memory.address, 8) === 8
+  // The engine has seen a descriptor without O_DIRECT: now the same number has one.
+  close(file.fd)
+  assert.equal(open(file.path, O_RDWR | O_DIRECT), file.fd)
+
+  let unannounced = 0
+  for (let round = 0; round < 100; round++) {
+    for (let id = 0; id < 8; id++) queue.writev(id, [{ address: memory.address, length: 4096 }], id * 4096)
+    queue.submitAndReap()
+    if (engine.unannounced) unannounced++
+    // Whoever sleeps until it is announced is woken until all is complete.
+    while (queue.inFlight > 0) if (isAnnounced()) queue.reap()
+  }
+  assert.equal(queue.completions, 800)
+  assert.ok(unannounced <= 1, `${unannounced} rounds`)
+  queue.close()
+  memory.close()
+  file.remove()
+})
 
 test('a callback may reap and submit, with io_getevents too', () => {
   const file = scratchFile('/dev/shm')

@@ -103,8 +103,12 @@ export function duplicate (fd: number): number {
 
 /** Makes reads and writes of the open file fail with EAGAIN where they would wait. @throws LinuxError */
 export function setNonBlocking (fd: number): void {
-  const flags = check(fcntlC()(fd, F_GETFL, 0), 'fcntl', () => ({ subject: `F_GETFL of fd ${fd}` }))
-  check(fcntlC()(fd, F_SETFL, flags | O_NONBLOCK), 'fcntl', () => ({ subject: `F_SETFL of fd ${fd}` }))
+  check(fcntlC()(fd, F_SETFL, openFlags(fd) | O_NONBLOCK), 'fcntl', () => ({ subject: `F_SETFL of fd ${fd}` }))
+}
+
+/** The status flags that a descriptor was opened with: access mode, O_DIRECT and others. See `fcntl(2)`, F_GETFL. @throws LinuxError */
+export function openFlags (fd: number): number {
+  return check(fcntlC()(fd, F_GETFL, 0), 'fcntl', () => ({ subject: `F_GETFL of fd ${fd}` }))
 }
 
 /** Seals a memfd with `F_SEAL_*` bits. See `fcntl(2)`, F_ADD_SEALS. @throws LinuxError */
@@ -158,7 +162,7 @@ export function lockConflicts (fd: number, lock: FileLock): boolean {
 
 /** What `statx(2)` knows of an open file. */
 export interface FileStatus {
-  readonly kind: 'file' | 'block device' | 'character device' | 'other'
+  readonly kind: 'file' | 'directory' | 'block device' | 'character device' | 'other'
   /** Bytes; 0 for a device. */
   readonly size: number
   /** Bytes that the file takes up on its disk. */
@@ -175,7 +179,7 @@ export interface FileStatus {
 }
 
 const kinds: Readonly<Record<number, FileStatus['kind']>> = {
-  0o100000: 'file', 0o060000: 'block device', 0o020000: 'character device'
+  0o100000: 'file', 0o040000: 'directory', 0o060000: 'block device', 0o020000: 'character device'
 }
 
 /** The status of an open file. See `statx(2)`. @throws LinuxError */

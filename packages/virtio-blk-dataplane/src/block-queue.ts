@@ -23,9 +23,12 @@ import type { Tracer } from './trace.ts'
 // - A batch is counted in by the gate before it is popped: whoever drains sees all of it or nothing.
 
 const WINDOW_MASK = WINDOW_BYTES - 1
-/** Bounds of a batch of requests that are complete at once. */
-const BATCH_MIN = 4
-const BATCH_MAX = 16
+/** Of requests that are complete at once, the part of those available that makes a batch, and its bounds. */
+const BATCH_PART = 3
+const BATCH_MIN = 2
+const BATCH_MAX = 64
+/** The first batch of requests that take their time; each one that follows at once is twice as large. */
+const BATCH_FIRST = 2
 /** Batches on end before other queues and commands have their turn: a guest that never stops must not keep the thread. */
 const BATCHES_MAX = 8
 /** Sectors are numbers, exact below 2^53: no disk is larger. */
@@ -147,7 +150,7 @@ export class BlockQueue {
       this.#armed = false
       this.#submitted = 0
       this.#completed = 0
-      this.#takeIn()
+      this.#takeIn(batches)
       // What the page cache had is complete already: no need to be woken for it.
       this.ioq.submitAndReap()
       this.#interrupt()
@@ -164,7 +167,7 @@ export class BlockQueue {
    * @returns false when something became available just before, or was left over: do not sleep.
    */
   arm (): boolean {
-    if (this.#armed || this.stopping) return true
+    if (this.#armed || this.stopping || this.#gate.isGivenUp) return true
     this.#armed = true
     return this.#vring.enableNotification() === 'empty' || !this.serve()
   }
@@ -186,21 +189,22 @@ export class BlockQueue {
   }
 
   /**
-   * How many requests to take in at once. Where they are complete as soon as they are submitted, guest and device would
-   * take turns, each asleep while the other works: so the guest is woken by the first half of what is there, and the
-   * device does the other half meanwhile.
+   * How many requests to take in at once. A disk that takes its time begins with the first while the others are being
+   * submitted. Where requests are complete as soon as they are submitted, guest and device would take turns, each asleep
+   * while the other works: so the guest is woken by the first third of what is there, and by the time that it is awake
+   * (tens of microseconds, where processors are virtual) the device has done the others.
    */
-  #batchSize (): number {
-    if (!this.#isInline) return this.#vring.size
-    return Math.min(BATCH_MAX, Math.max(BATCH_MIN, this.#vring.countAvailable() >> 1))
+  #batchSize (batches: number): number {
+    if (!this.#isInline) return BATCH_FIRST << batches
+    return Math.min(BATCH_MAX, Math.max(BATCH_MIN, Math.trunc(this.#vring.countAvailable() / BATCH_PART)))
   }
 
-  /** Takes in one batch. */
-  #takeIn (): void {
+  /** Takes in one batch, after as many as `batches`. */
+  #takeIn (batches: number): void {
     const vring = this.#vring
     vring.disableNotification()
     let popped: PopResult = 'empty'
-    for (let budget = this.#batchSize(); budget > 0 && (popped = vring.pop(this.#chain)) === 'chain'; budget--) this.#process(this.#chain)
+    for (let budget = this.#batchSize(batches); budget > 0 && (popped = vring.pop(this.#chain)) === 'chain'; budget--) this.#process(this.#chain)
     if (popped === 'broken') this.#reportFault()
   }
 
@@ -353,6 +357,8 @@ export class BlockQueue {
   }
 
   #complete (head: number, result: number): void {
+    // It comes too late: what the guest has there now may be another's.
+    if (this.#gate.isGivenUp) return
     if (this.#ranges.next(head, result)) return this.ioq.submit()
     this.#completed++
     if (result >= 0) {
@@ -378,7 +384,7 @@ export class BlockQueue {
 
   /** Shows the guest what was finished, and interrupts it if it wants that. */
   #interrupt (): void {
-    if (this.#finished === 0) return
+    if (this.#finished === 0 || this.#gate.isGivenUp) return
     this.#finished = 0
     this.#vring.publish()
     if (!this.#vring.shouldNotify() || this.call === undefined) return

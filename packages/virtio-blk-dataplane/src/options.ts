@@ -9,9 +9,11 @@ import type { Tracer } from './trace.ts'
 /** The most queues of one disk. */
 export const QUEUES_MAX = 256
 /** Microseconds that a data-plane thread polls at most, unless told otherwise. */
-export const POLL_DEFAULT = 32
+export const POLL_DEFAULT = 100
 /** The highest that this may be set to. */
 export const POLL_MAX = 1000
+/** Milliseconds after which a stop gives up, unless told otherwise. */
+export const STOP_TIMEOUT_DEFAULT = 60_000
 /** The most segments of one discard or write-zeroes request. */
 export const DISCARD_SEGMENTS_MAX = 256
 
@@ -31,9 +33,16 @@ export interface DataPlaneOptions extends ImageOptions {
   readonly cpus?: readonly (readonly number[])[]
   /**
    * How long a data-plane thread may look at its rings before it sleeps, in microseconds, 0 to 1000. Within that it
-   * adapts: it polls where its sleeps are short. @default 32, as QEMU's iothreads
+   * adapts: it polls where its sleeps are short. @default 100, about the time that a guest and this thread take to wake each
+   * other where processors are virtual (QEMU's iothreads poll for 32)
    */
   readonly pollMaxMicroseconds?: number
+  /**
+   * Milliseconds that requests in flight have for their end when queues are stopped, unless the call says otherwise, and
+   * that a data-plane thread has for any other command (5000 at least); Infinity waits for ever. Then the data plane is
+   * given up: see `AbandonedError`. @default 60000: longer than storage takes to fail over, shorter than the 90 s after which systemd kills
+   */
+  readonly stopTimeout?: number
   /** Every write is stable when it completes, until the guest wants it otherwise. @default false: a flush makes stable what was written */
   readonly writeThrough?: boolean
   /** Segments of one discard or write-zeroes request, 0 (offer neither) to 256. @default 1, as QEMU */
@@ -81,9 +90,11 @@ export interface QueueSetup extends VringInit {
 /** @throws DataPlaneError ERR_OPTION, ERR_SCSI */
 export function checkOptions (options: DataPlaneOptions): void {
   const { queues = 1, threads = 1, queueThreads = [], cpus = [], serial = '', discardSegments = 1, pollMaxMicroseconds = POLL_DEFAULT, scsi = false } = options
+  const { stopTimeout = STOP_TIMEOUT_DEFAULT } = options
   checkInteger('queues', queues, 1, QUEUES_MAX)
   checkInteger('threads', threads, 1, queues)
   checkInteger('pollMaxMicroseconds', pollMaxMicroseconds, 0, POLL_MAX)
+  if (!(stopTimeout >= 0)) throw new DataPlaneError('ERR_OPTION', `stopTimeout is a number of milliseconds, 0 or more: not ${stopTimeout}`)
   checkInteger('discardSegments', discardSegments, 0, DISCARD_SEGMENTS_MAX)
   for (const thread of queueThreads) checkInteger('queueThreads', thread, 0, threads - 1)
   if (queueThreads.length !== 0 && queueThreads.length !== queues) {
