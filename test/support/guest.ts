@@ -25,7 +25,7 @@ export interface QemuBoot extends Boot {
   readonly reboots?: boolean
   /** Its size, and more of `-m`, as `512M,slots=1,maxmem=1G`. @default 512M */
   readonly memory?: string
-  /** @default 180 */
+  /** @default 300 */
   readonly limitSeconds?: number
   /** More of the disk's `-chardev`, as `reconnect=1`. */
   readonly chardev?: string
@@ -53,7 +53,7 @@ export function bootUml ({ socket, script }: Boot): Guest {
     file, 'mem=384M', `initrd=${initramfs}`, `uml_dir=${folder}/`, `virtio_uml.device=${socket}:2`,
     'con=null', 'con0=null,fd:1', 'loglevel=4', 'panic=-1'
   ])
-  return new Guest(new Running('User-Mode Linux', program!, args, { TMPDIR: memoryFolder() }), 120)
+  return new Guest(new Running('User-Mode Linux', program!, args, { TMPDIR: memoryFolder() }), 240)
 }
 
 /** User-Mode Linux 6.1 cannot save the registers of a processor with AMX: there it must do without (see uml.pl). */
@@ -74,7 +74,7 @@ function memoryFolder (): string {
 
 /** QEMU without KVM, two processors, up in three seconds. SeaBIOS uses the disk too before the kernel does. */
 export function bootQemu (boot: QemuBoot): Guest {
-  const { script, reboots = false, limitSeconds = 180, parameters = '', args = [] } = boot
+  const { script, reboots = false, limitSeconds = 300, parameters = '', args = [] } = boot
   const { file, modules } = cloudKernel()
   const initramfs = join(temporaryFolder(), 'initramfs')
   writeInitramfs(initramfs, modules, script)
@@ -87,7 +87,7 @@ export function bootQemu (boot: QemuBoot): Guest {
 /** QEMU without a kernel: SeaBIOS runs the disk's first sector. What that prints on the serial line is returned. */
 export async function bootFromDisk (socket: string): Promise<string> {
   const machine = runQemu({ socket }, ['-boot', 'strict=on', '-no-reboot'])
-  assert.equal(await machine.ended(60), { status: 0, signal: null })
+  assert.equal(await machine.ended(240), { status: 0, signal: null })
   return machine.output
 }
 

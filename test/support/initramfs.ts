@@ -5,7 +5,7 @@ import { createHash } from 'node:crypto'
 import { appendFileSync, copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { archive, type Entry } from './cpio.ts'
-import { cache } from './kernel.ts'
+import { cache } from './debian.ts'
 import { path, type Program } from './programs.ts'
 
 export const guestPrograms: Program[] = ['busybox', 'mkfs.ext4', 'e2fsck', 'fio', 'blkdiscard']
@@ -15,12 +15,22 @@ const init = new URL('guest-init.sh', import.meta.url)
 /** Writes the initramfs for one boot. It is not compressed: an emulated processor would take long to unpack it. */
 export function writeInitramfs (file: string, modules: readonly string[], script: string): void {
   copyFileSync(base(), file)
-  appendFileSync(file, archive(withFolders([
+  appendFileSync(file, archive(withFolders(bootEntries(modules, script))))
+}
+
+/** An initramfs with nothing but busybox, for a guest with another processor than this machine's. */
+export function smallInitramfs (busybox: string, modules: readonly string[], script: string): Buffer {
+  return archive(withFolders([{ path: 'bin/busybox', contents: readFileSync(busybox) }, ...bootEntries(modules, script)]))
+}
+
+/** What is different from boot to boot. */
+function bootEntries (modules: readonly string[], script: string): Entry[] {
+  return [
     { path: 'init', contents: readFileSync(init) },
     { path: 'script', contents: Buffer.from(script) },
     // The shell's wildcard sorts by name.
-    ...modules.map((module, index) => ({ path: `modules/${index}-${basename(module)}`, contents: readFileSync(module) }))
-  ])))
+    ...modules.map((module, index) => ({ path: `modules/${10 + index}-${basename(module)}`, contents: readFileSync(module) }))
+  ]
 }
 
 /** The larger part, the same for all boots. A new version of a program makes a new one. */

@@ -1,9 +1,8 @@
 // The guests' kernels and the modules that they need to see a virtio disk.
-import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { type Need, path, programs } from './programs.ts'
+import { downloaded, folderOf, kernelPackage, type Packages } from './debian.ts'
+import { path } from './programs.ts'
 
 export interface Kernel {
   readonly file: string
@@ -11,61 +10,38 @@ export interface Kernel {
   readonly modules: readonly string[]
 }
 
-/** Kept from one test run to the next; git ignores it. */
-export const cache = fileURLToPath(new URL('../../.cache', import.meta.url))
+const cloudPackages: Packages = {
+  name: 'linux-image-cloud-amd64',
+  choose: (apt) => [kernelPackage(apt, 'linux-image-cloud-amd64')]
+}
 
-const PACKAGE = 'linux-image-cloud-amd64'
-const unpacked = join(cache, PACKAGE)
+/** For a virtio disk on a PCI bus. */
+export const PCI_DISK = [
+  'drivers/virtio/virtio_ring', 'drivers/virtio/virtio', 'drivers/virtio/virtio_pci_modern_dev',
+  'drivers/virtio/virtio_pci_legacy_dev', 'drivers/virtio/virtio_pci', 'drivers/block/virtio_blk'
+]
 
 /** User-Mode Linux: has virtio and its vhost-user transport built in. */
 export function umlKernel (): Kernel {
-  return { file: path('linux.uml'), modules: modules('/usr/lib/uml/modules', ['block/virtio_blk']) }
+  return { file: path('linux.uml'), modules: modules('/usr/lib/uml/modules', ['drivers/block/virtio_blk']) }
 }
 
 /** Debian's kernel for virtual machines. */
 export function cloudKernel (): Kernel {
-  const image = readdirSync(join(unpacked, 'boot')).find((name) => name.startsWith('vmlinuz-'))
-  return {
-    file: join(unpacked, 'boot', image!),
-    modules: modules(join(unpacked, 'lib/modules'), [
-      'virtio/virtio_ring', 'virtio/virtio', 'virtio/virtio_pci_modern_dev', 'virtio/virtio_pci_legacy_dev',
-      'virtio/virtio_pci', 'block/virtio_blk'
-    ])
-  }
+  return kernelOf(cloudPackages, PCI_DISK)
 }
 
 /** Downloads the kernel the first time. */
-export const cloudKernelDownload: Need = () => {
-  if (existsSync(unpacked)) return undefined
-  const missing = programs('apt-get', 'dpkg')()
-  if (missing !== undefined) return missing
-  try {
-    download()
-  } catch (error) {
-    return `${PACKAGE} cannot be downloaded (try apt-get update): ${(error as Error).message.trim()}`
-  }
-  return undefined
+export const cloudKernelDownload = downloaded(cloudPackages)
+
+/** The kernel of unpacked packages, with modules by their paths and without `.ko`. */
+export function kernelOf (packages: Packages, names: readonly string[]): Kernel {
+  const folder = folderOf(packages)
+  const image = readdirSync(join(folder, 'boot')).find((name) => name.startsWith('vmlinuz-'))
+  return { file: join(folder, 'boot', image!), modules: modules(join(folder, 'lib/modules'), names) }
 }
 
-function modules (folder: string, names: string[]): string[] {
+function modules (folder: string, names: readonly string[]): string[] {
   const [version] = readdirSync(folder)
-  return names.map((name) => join(folder, version!, 'kernel/drivers', `${name}.ko`))
-}
-
-function download (): void {
-  mkdirSync(cache, { recursive: true })
-  const folder = mkdtempSync(join(cache, 'download-'))
-  const run = (program: string, ...args: string[]): string => execFileSync(program, args, {
-    cwd: folder, encoding: 'utf8', env: { ...process.env, LC_ALL: 'C' }, stdio: ['ignore', 'pipe', 'pipe'], timeout: 300_000
-  })
-  try {
-    // The package is an empty one that depends on the kernel of the day.
-    const image = run('apt-cache', 'depends', PACKAGE).match(/Depends: (linux-image-\S+)/)
-    if (image === null) throw new Error(`${PACKAGE} depends on no kernel`)
-    run('apt-get', 'download', image[1]!)
-    run('dpkg', '-x', readdirSync(folder)[0]!, 'root')
-    renameSync(join(folder, 'root'), unpacked)
-  } finally {
-    rmSync(folder, { recursive: true })
-  }
+  return names.map((name) => join(folder, version!, 'kernel', `${name}.ko`))
 }

@@ -55,5 +55,5 @@ function attach (file: string, logicalBlockBytes: number): string | undefined {
 }
 
 function losetup (...options: string[]): string {
-  return execFileSync('losetup', options, { encoding: 'utf8', timeout: 10_000, stdio: ['ignore', 'pipe', 'pipe'] }).trim()
+  return execFileSync('losetup', options, { encoding: 'utf8', timeout: 60_000, stdio: ['ignore', 'pipe', 'pipe'] }).trim()
 }

@@ -40,7 +40,7 @@ export class Monitor {
 
   /** @param path that of `monitorAt`; QEMU may still be starting. */
   static async connect (path: string): Promise<Monitor> {
-    const deadline = Date.now() + 30_000
+    const deadline = Date.now() + 60_000
     for (;;) {
       const socket = connect(path)
       const isConnected = await once(socket, 'connect').then(() => true, () => false)
@@ -49,15 +49,15 @@ export class Monitor {
         await monitor.execute('qmp_capabilities')
         return monitor
       }
-      if (Date.now() > deadline) throw new Error(`QEMU has no monitor at ${path} after 30 s`)
+      if (Date.now() > deadline) throw new Error(`QEMU has no monitor at ${path} after 60 s`)
       await sleep(50)
     }
   }
 
-  /** One command at a time. @throws with QEMU's words where it refuses, or where it does not answer within 60 seconds */
+  /** One command at a time. @throws with QEMU's words where it refuses, or where it does not answer within 120 seconds */
   async execute (command: string, args: object = {}): Promise<any> {
     const answer = this.#gone ? gone : await new Promise<Answer>((resolve) => {
-      const timer = setTimeout(() => resolve({ error: { desc: 'QEMU does not answer' } }), 60_000)
+      const timer = setTimeout(() => resolve({ error: { desc: 'QEMU does not answer' } }), 120_000)
       this.#answered = (answer) => {
         clearTimeout(timer)
         resolve(answer)

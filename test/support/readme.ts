@@ -10,7 +10,7 @@ const loader = fileURLToPath(new URL('../../tools/ts.mjs', import.meta.url))
  *
  * @param packageDir the package's folder; the program runs inside it, so that it imports the package by its name.
  * @returns what it printed to standard output.
- * @throws when it does not end well within 60 seconds
+ * @throws when it does not end well within 200 seconds
  */
 export function runReadmeExample (packageDir: string): string {
   const example = /^```ts\n(.*?)^```$/ms.exec(readFileSync(join(packageDir, 'README.md'), 'utf8'))?.[1]
@@ -19,7 +19,7 @@ export function runReadmeExample (packageDir: string): string {
   writeFileSync(file, example)
   try {
     return execFileSync(process.execPath, ['--import', loader, '--conditions=@node-vmm/source', file], {
-      cwd: packageDir, encoding: 'utf8', timeout: 60_000, killSignal: 'SIGKILL', stdio: ['ignore', 'pipe', 'inherit']
+      cwd: packageDir, encoding: 'utf8', timeout: 200_000, killSignal: 'SIGKILL', stdio: ['ignore', 'pipe', 'inherit']
     })
   } finally {
     rmSync(file)

@@ -75,7 +75,7 @@ export async function startOurs (socket: string, options: ServerOptions): Promis
     cli, `--socket-path=${socket}`, `--blk-file=${image}`, `--num-queues=${queues}`, `--engine=${engine}`,
     `--serial=${SERIAL}`, ...(readOnly ? ['--read-only'] : []), ...(direct ? ['--direct'] : []), ...flags
   ])
-  await program.printed(/\bready\b/, 30)
+  await program.printed(/\bready\b/, 90)
   return program
 }
 
@@ -89,7 +89,7 @@ async function startPeer (socket: string, { image, readOnly = false, queues = 1 
     '--pidfile', pidFile
   ])
   // It writes the file when it is ready.
-  for (const deadline = Date.now() + 30_000; !existsSync(pidFile); await sleep(20)) {
+  for (const deadline = Date.now() + 90_000; !existsSync(pidFile); await sleep(20)) {
     if (!program.alive || Date.now() > deadline) throw program.failure('did not become ready')
   }
   return program
@@ -99,6 +99,6 @@ async function startPeer (socket: string, { image, readOnly = false, queues = 1 
 export async function stop (program: Running, socket: string): Promise<void> {
   assert.ok(program.alive, 'the server still runs after its guests')
   program.signal('SIGTERM')
-  assert.equal(await program.ended(30), { status: 0, signal: null }, 'the server ends cleanly')
+  assert.equal(await program.ended(90), { status: 0, signal: null }, 'the server ends cleanly')
   assert.not.ok(existsSync(socket), 'the server removes its socket')
 }

@@ -1,7 +1,7 @@
 import { addSeals, close, F_SEAL_GROW, F_SEAL_SHRINK, ftruncate, memfdCreate, viewMemory } from '@node-vmm/libc'
 import { GuestMemoryError } from './errors.ts'
 import { Mapping } from './mapping.ts'
-import { checkRegion, type GuestMemoryData, type GuestRegion, type RegionInit, sortRegions } from './region.ts'
+import { checkRegion, type GuestMemoryData, type GuestRegion, type HostRegionInit, type RegionInit, sortRegions } from './region.ts'
 
 /** A range of this process's memory. */
 export interface HostSlice {
@@ -73,12 +73,13 @@ export class GuestMemory {
   }
 
   /**
-   * Maps regions of files: a guest's memory as its VMM or front-end passes it on.
+   * Maps regions of files, a guest's memory as its VMM or front-end passes it on; or takes over what the caller has in
+   * this process already, by its address.
    *
    * @throws GuestMemoryError for an invalid, overlapping or too long region; LinuxError when the kernel refuses.
    * Nothing stays mapped then.
    */
-  static map (regions: readonly RegionInit[]): GuestMemory {
+  static map (regions: readonly (RegionInit | HostRegionInit)[]): GuestMemory {
     const mapped: MappedRegion[] = []
     try {
       for (const region of regions) mapped.push(mapRegion(region))
@@ -124,7 +125,7 @@ export class GuestMemory {
   }
 
   /** A new map with one region more. This one stays as it is, and its holder's. @throws GuestMemoryError, LinuxError */
-  with (region: RegionInit): GuestMemory {
+  with (region: RegionInit | HostRegionInit): GuestMemory {
     const added = mapRegion(region)
     try {
       const memory = GuestMemory.#own([...this.#mapped(), added])
@@ -317,10 +318,12 @@ export class GuestMemory {
   }
 }
 
-function mapRegion (region: RegionInit): MappedRegion {
+function mapRegion (region: RegionInit | HostRegionInit): MappedRegion {
   checkRegion(region)
-  const { guestAddress, size, fd, offset = 0, userAddress = guestAddress, readOnly = false } = region
-  const mapping = Mapping.create(fd, offset, size, readOnly)
+  const { guestAddress, size, userAddress = guestAddress, readOnly = false } = region
+  const mapping = 'hostAddress' in region
+    ? Mapping.borrow(region.hostAddress)
+    : Mapping.create(region.fd, region.offset ?? 0, size, readOnly)
   return { guestAddress, size, hostAddress: mapping.address, userAddress, readOnly, mapping }
 }
 

@@ -1,7 +1,7 @@
 import { fileStatus, mmap, munmap, PROT_READ, PROT_WRITE } from '@node-vmm/libc'
 import { GuestMemoryError } from './errors.ts'
 
-/** A range of a file in this process's memory, unmapped when its last holder lets go. */
+/** A range of this process's memory, unmapped when its last holder lets go, unless it is borrowed. */
 export class Mapping {
   /** Host address of the first byte asked for. */
   readonly address: number
@@ -30,12 +30,17 @@ export class Mapping {
     return new Mapping(start + slack, start, length)
   }
 
+  /** Memory that somebody else mapped, and unmaps. */
+  static borrow (address: number): Mapping {
+    return new Mapping(address, address, 0)
+  }
+
   retain (): this {
     this.#holders++
     return this
   }
 
   release (): void {
-    if (--this.#holders === 0) munmap(this.#start, this.#length)
+    if (--this.#holders === 0 && this.#length > 0) munmap(this.#start, this.#length)
   }
 }

@@ -16,6 +16,17 @@ export interface RegionInit {
   readonly readOnly?: boolean
 }
 
+/**
+ * A range of guest-physical memory that the caller has in this process already: an emulator's, or what another library
+ * mapped. It must stay where it is, and accessible, until the last map with it is released; nothing is mapped or unmapped.
+ */
+export interface HostRegionInit extends Omit<RegionInit, 'fd' | 'offset' | 'readOnly'> {
+  /** Where the caller has it: an address of this process, not 0. */
+  readonly hostAddress: number
+  /** Refuse writes, by lookup alone: how the pages are protected is the caller's. @default false */
+  readonly readOnly?: boolean
+}
+
 /** A mapped range of guest-physical memory. */
 export interface GuestRegion {
   readonly guestAddress: number
@@ -34,9 +45,12 @@ export interface GuestMemoryData {
 }
 
 /** @throws GuestMemoryError for numbers that are no addresses or sizes */
-export function checkRegion ({ guestAddress, size, offset = 0, userAddress = guestAddress }: RegionInit): void {
+export function checkRegion (region: RegionInit | HostRegionInit): void {
+  const { guestAddress, size, userAddress = guestAddress } = region
   if (!isAddress(size) || size === 0) throw invalid(`a region has 1 or more bytes: not ${size}`)
-  for (const [name, start] of Object.entries({ guestAddress, offset, userAddress })) {
+  const backing = 'hostAddress' in region ? { hostAddress: region.hostAddress } : { offset: region.offset ?? 0 }
+  if (backing.hostAddress === 0) throw invalid('no memory is at host address 0')
+  for (const [name, start] of Object.entries({ guestAddress, userAddress, ...backing })) {
     if (!isAddress(start) || !isAddress(start + size)) {
       throw invalid(`${name} ${start} of a region of ${size} bytes: an integer is wanted, with the end below 2^53`)
     }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { Worker } from 'node:worker_threads'
-import { close, ftruncate, getSeals, F_SEAL_GROW, F_SEAL_SHRINK, memfdCreate } from '@node-vmm/libc'
+import { close, ftruncate, getSeals, F_SEAL_GROW, F_SEAL_SHRINK, memfdCreate, NativeMemory } from '@node-vmm/libc'
 import { test } from 'uvu'
 import { GuestMemory, GuestMemoryError, type GuestMemoryErrorCode, type RegionInit, WINDOW_BYTES } from '../src/index.ts'
 
@@ -201,6 +201,37 @@ test('fresh memory is one sealed file, ready to pass on', () => {
   assert.throws(() => GuestMemory.allocate([{ guestAddress: 0, size: 0x1000 }, { guestAddress: 0x800, size: 0x1000 }]), { code: 'ERR_REGION_OVERLAP' })
   assert.throws(() => GuestMemory.allocate([{ guestAddress: 0, size: 0 }]), { code: 'ERR_REGION_INVALID' })
   assert.equal(mappings('guest-memory'), open)
+})
+
+test("memory that the caller has already is a region by its address, and stays the caller's", () => {
+  const own = new NativeMemory(0x2000)
+  const fd = file('beside', 0x1000)
+  const memory = GuestMemory.map([
+    { guestAddress: 0x1000, size: 0x1000, fd },
+    { guestAddress: 0x2000, size: 0x1000, hostAddress: own.address + 0x1000 },
+    { guestAddress: 0x3000, size: 0x800, hostAddress: own.address, readOnly: true }
+  ])
+  close(fd)
+  assert.equal(memory.translate(0x2010, 16, true), own.address + 0x1010)
+  memory.write(0x1ffe, ascii('beside'))
+  assert.equal(text(own.u8.subarray(0x1000, 0x1004)), 'side')
+  assert.equal(memory.translate(0x3000, 0x800, true), 0, 'read-only')
+  assert.equal(memory.translate(0x3000, 0x801, false), 0)
+  const smaller = memory.without({ guestAddress: 0x3000, size: 0x800 })
+  memory.release()
+  const larger = smaller.with({ guestAddress: 0x8000, size: 1, hostAddress: own.address + 1 })
+  own.u8[1] = 7
+  assert.equal(larger.getUint8(0x8000), 7)
+  smaller.release()
+  larger.release()
+  assert.equal(mappings('beside'), 0)
+  own.u8[0] = 8
+  assert.equal(own.u8[0], 8, 'still mapped')
+
+  const refused = (hostAddress: number): void =>
+    assert.throws(() => GuestMemory.map([{ guestAddress: 0, size: 4096, hostAddress }]), { code: 'ERR_REGION_INVALID' })
+  for (const hostAddress of [0, -4096, 1.5, NaN, 2 ** 53 - 4095]) refused(hostAddress)
+  own.close()
 })
 
 test('scalars are little-endian, and 16-bit atomics aligned', () => {

@@ -78,6 +78,14 @@ export function viewMemory (address: number, length: number): ArrayBuffer {
   return koffi().view(BigInt(address), length)
 }
 
+/**
+ * Where the bytes of a view are: what `viewMemory` takes. The address holds as long as the view's buffer is reachable and
+ * neither resized nor detached; a WebAssembly memory may move when it grows.
+ */
+export function addressOf (view: ArrayBufferView): number {
+  return Number(koffi().address(view))
+}
+
 /** Memory outside the JavaScript heap, zeroed, page-aligned, for structures that the kernel reads and writes. */
 export class NativeMemory {
   /** The address of the first byte: a plain number, valid in every thread of the process. */

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import {
-  addSeals, close, F_SEAL_SHRINK, ftruncate, getSeals, MAP_ANONYMOUS, MAP_PRIVATE, memfdCreate, mmap, munmap,
+  addressOf, addSeals, close, F_SEAL_SHRINK, ftruncate, getSeals, MAP_ANONYMOUS, MAP_PRIVATE, memfdCreate, mmap, munmap,
   NativeMemory, PAGE_SIZE, PROT_NONE, viewMemory, VIEW_BYTES_MAX
 } from '@node-vmm/libc'
 
@@ -42,6 +42,13 @@ test('a failed mapping says what it was of', () => {
 test('a view that would make the runtime abort is refused', () => {
   for (const address of [0, -1, 1.5, NaN, 2 ** 53]) assert.throws(() => viewMemory(address, 16), RangeError)
   for (const length of [0, -1, 1.5, NaN, VIEW_BYTES_MAX + 1]) assert.throws(() => viewMemory(4096, length), RangeError)
+})
+
+test('the address of a view leads back to its bytes', () => {
+  const bytes = new Uint8Array(100)
+  new Uint8Array(viewMemory(addressOf(bytes.subarray(40)), 10))[2] = 7
+  assert.equal(bytes[42], 7)
+  assert.equal(addressOf(new DataView(bytes.buffer, 8)), addressOf(bytes) + 8)
 })
 
 test('the largest view of Node 20 has 4 GiB, and works to its end', () => {

@@ -25,7 +25,7 @@ test('on another platform the package can be imported, and its first call says w
     try { eventfd() } catch (error) { console.log(error.code) }
   `
   const { stdout, stderr } = spawnSync(process.execPath, [...process.execArgv, '--input-type=module', '-e', script],
-    { cwd: new URL('..', import.meta.url), encoding: 'utf8', timeout: 20_000 })
+    { cwd: new URL('..', import.meta.url), encoding: 'utf8', timeout: 60_000 })
   assert.equal(stdout, 'ERR_UNSUPPORTED_PLATFORM\n', stderr)
 })
 
@@ -36,7 +36,7 @@ test('importing the package does not load the native library', () => {
     console.log(/koffi\\.node/.test(readFileSync('/proc/self/maps', 'utf8')))
   `
   const { stdout, stderr } = spawnSync(process.execPath, [...process.execArgv, '--input-type=module', '-e', script],
-    { cwd: new URL('..', import.meta.url), encoding: 'utf8', timeout: 20_000 })
+    { cwd: new URL('..', import.meta.url), encoding: 'utf8', timeout: 60_000 })
   assert.equal(stdout, 'false\n', stderr)
 })
 

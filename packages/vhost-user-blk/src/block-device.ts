@@ -1,5 +1,5 @@
-import type { QueueSetup, VhostUserDevice } from '@node-vmm/vhost-user'
-import { type DataPlane, CONFIG_WRITEBACK } from '@node-vmm/virtio-blk-dataplane'
+import { type QueueSetup, type VhostUserDevice, VhostUserError } from '@node-vmm/vhost-user'
+import { AbandonedError, type DataPlane, CONFIG_WRITEBACK } from '@node-vmm/virtio-blk-dataplane'
 import { hasFeature, inflightRecordBytes, VIRTIO_F_RING_PACKED, VIRTQ_DESC_F_USED } from '@node-vmm/vring'
 
 /** A data plane as the device that vhost-user sessions serve, one after the other. */
@@ -30,7 +30,7 @@ export class BlockDevice implements VhostUserDevice {
   /** The mode of the write cache is the one field that a driver may write (virtio 1.2, 5.2.5). */
   async setConfig (offset: number, data: Uint8Array): Promise<boolean> {
     if (offset !== CONFIG_WRITEBACK || data.length !== 1 || data[0]! > 1) return false
-    await this.#plane.setWriteThrough(data[0] === 0)
+    await unlessGivenUp(this.#plane.setWriteThrough(data[0] === 0))
     return true
   }
 
@@ -46,21 +46,31 @@ export class BlockDevice implements VhostUserDevice {
 
   async startQueue (index: number, { base, ...queue }: QueueSetup): Promise<void> {
     const indices = this.#packed ? packedIndices(base, queue) : { availableIndex: base & 0xffff }
-    await this.#plane.startQueue(index, { ...queue, ...indices })
+    await unlessGivenUp(this.#plane.startQueue(index, { ...queue, ...indices }))
   }
 
   async stopQueue (index: number): Promise<number> {
-    const { availableIndex, usedIndex } = await this.#plane.stopQueue(index)
+    const { availableIndex, usedIndex } = await unlessGivenUp(this.#plane.stopQueue(index))
     return this.#packed ? (usedIndex << 16 | availableIndex) >>> 0 : availableIndex
   }
 
   setCall (index: number, fd: number | undefined): Promise<void> {
-    return this.#plane.setCall(index, fd)
+    return unlessGivenUp(this.#plane.setCall(index, fd))
   }
 
   /** All queues are stopped: what is left of a guest is the write cache's mode. */
   async reset (): Promise<void> {
     if (this.#plane.writeThrough !== this.#writeThroughAtFirst) await this.#plane.setWriteThrough(this.#writeThroughAtFirst)
+  }
+}
+
+/** The data plane serves the next front-end after it was given up: a session must know that from a broken one. */
+async function unlessGivenUp<Result> (work: Promise<Result>): Promise<Result> {
+  try {
+    return await work
+  } catch (error) {
+    if (!(error instanceof AbandonedError)) throw error
+    throw new VhostUserError('ERR_VHOST_USER_ABANDONED', error.message, { cause: error })
   }
 }
 

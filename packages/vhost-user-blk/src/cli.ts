@@ -2,12 +2,26 @@
 import type { TraceEvent } from '@node-vmm/virtio-blk-dataplane'
 import { readFileSync } from 'node:fs'
 import { type Command, HELP, parseCommand, UsageError } from './options.ts'
+import { becomeUser, enterSandbox } from './sandbox.ts'
 import { serve, type ServeOptions, type Server } from './serve.ts'
 
 /** As vhost-user back-end programs answer: QEMU, docs/interop/vhost-user.json. */
 const CAPABILITIES = { type: 'block', features: ['blk-file', 'read-only'] }
 
-// A guest must not lose its disk because nobody reads the log any more.
+/** What a sandbox leaves. */
+const PATHS = {
+  all: 'its own code is all that it can open',
+  new: 'its own code is all that data-plane threads can open',
+  none: 'no Landlock here, it can read what its user may'
+} as const
+const IO_URING = {
+  none: '',
+  node: '; what goes through the io_uring of Node\'s event loop is not filtered',
+  any: '; what io_uring does is not filtered'
+} as const
+
+// A guest must not lose its disk because nobody reads the log any more. And a terminal is opened for writing at its first
+// use: before that is given up.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
 process.exitCode = await main(process.argv.slice(2))
 
@@ -38,7 +52,10 @@ async function run (command: Command): Promise<number> {
   }
 }
 
-async function serveUntilAsked ({ options, trace }: Extract<Command, { name: 'serve' }>): Promise<number> {
+type ServeCommand = Extract<Command, { name: 'serve' }>
+
+async function serveUntilAsked (command: ServeCommand): Promise<number> {
+  const { options, trace } = command
   const server = await serve({
     ...options,
     log,
@@ -46,11 +63,31 @@ async function serveUntilAsked ({ options, trace }: Extract<Command, { name: 'se
   })
   const ended = Promise.race([server.closed, signalled('SIGTERM'), signalled('SIGINT')])
   process.on('SIGHUP', () => { void resize(server) })
+  try {
+    await giveUpRights(server, command)
+  } catch (error) {
+    await server.close()
+    throw error
+  }
   console.log(readyLine(server, options))
-  const failure = await ended
-  await server.close()
+  let failure = await ended
+  try {
+    await server.close()
+  } catch (error) {
+    failure ??= error as Error
+  }
   if (failure !== undefined) log(failure.message)
   return failure === undefined ? 0 : 1
+}
+
+// What is to be opened with rights is open, and no guest was served yet.
+async function giveUpRights ({ plane }: Server, { user, sandbox }: ServeCommand): Promise<void> {
+  if (user !== undefined) becomeUser(user)
+  if (sandbox === undefined) return
+  const ioUring = plane.engine.name === 'io_uring'
+  const { pathsRestricted, ioUring: left, missing } = await enterSandbox({ ioUring, bestEffort: sandbox === 'best-effort' })
+  for (const reason of missing) log(`the sandbox goes without ${reason}`)
+  log(`in a sandbox: ${PATHS[pathsRestricted]}${IO_URING[left]}`)
 }
 
 async function resize (server: Server): Promise<void> {

@@ -4,4 +4,6 @@
  * @packageDocumentation
  */
 export * from './block-device.ts'
+export * from './sandbox.ts'
 export * from './serve.ts'
+export * from './users.ts'

@@ -1,14 +1,19 @@
-import { listen, type Listener } from '@node-vmm/vhost-user'
+import { listen, type Listener, type SocketOwner, VhostUserError } from '@node-vmm/vhost-user'
 import { DataPlane, type DataPlaneOptions } from '@node-vmm/virtio-blk-dataplane'
 import { BlockDevice } from './block-device.ts'
+import { limited } from './limited-log.ts'
 
 /** A guest can break its rings again and again: only so many times a session it is told. */
 const FAULTS_TOLD_MAX = 32
 
 /** A disk, how to serve it, and where front-ends connect: give `socketPath` or `fd`. */
 export interface ServeOptions extends Omit<DataPlaneOptions, 'dataPlane' | 'scsi' | 'onFault' | 'onDeath'> {
-  /** Path of the unix socket to listen on, created with mode 0600. */
+  /** Path of the unix socket to listen on. */
   readonly socketPath?: string
+  /** Permissions of that socket, from its first moment: whoever may write to it has the disk. @default 0o600 */
+  readonly socketMode?: number
+  /** Who owns that socket, before anybody can connect. @default this process's user and group */
+  readonly socketOwner?: SocketOwner
   /**
    * A unix socket that this process was given: a listening one, or a connected one, which is served once. The server's
    * from now on: closed at the end.
@@ -16,7 +21,8 @@ export interface ServeOptions extends Omit<DataPlaneOptions, 'dataPlane' | 'scsi
   readonly fd?: number
   /**
    * Receives what an operator should know: a slower engine than the best, a session's begin and end, a refused message,
-   * a broken ring. @default nobody is told
+   * a broken ring. 128 lines may come at once, then one in ten seconds: no guest and no front-end fills a disk with them.
+   * @default nobody is told
    */
   readonly log?: (line: string) => void
   /** Receives a line for each vhost-user message. @default none, at no cost */
@@ -35,7 +41,12 @@ export interface Server {
    * @param bytes as for `DataPlane.resize`, with its errors
    */
   resize (bytes?: number): Promise<void>
-  /** Ends the session, drained, removes the socket and gives the image back. */
+  /**
+   * Ends the session, drained, removes the socket and gives the image back.
+   *
+   * @throws VhostUserError ERR_VHOST_USER_ABANDONED when requests did not end within `stopTimeout`: it is closed all the
+   * same, but for the image, which stays open and locked until the process ends
+   */
   close (): Promise<void>
   [Symbol.asyncDispose] (): Promise<void>
 }
@@ -46,7 +57,8 @@ export interface Server {
  * @throws DataPlaneError, VhostUserError or LinuxError, each with its remedy: nothing is left open then
  */
 export async function serve (options: ServeOptions): Promise<Server> {
-  const { socketPath, fd, log = () => {}, traceMessages, ...disk } = options
+  const { socketPath, socketMode, socketOwner, fd, traceMessages, ...disk } = options
+  const log = limited(options.log ?? (() => {}))
   let fatal: (error: Error) => void = () => {}
   const died = new Promise<Error>((resolve) => { fatal = resolve })
   let faults = 0
@@ -64,6 +76,8 @@ export async function serve (options: ServeOptions): Promise<Server> {
     listener = listen({
       device: new BlockDevice(plane),
       ...(socketPath !== undefined && { path: socketPath }),
+      ...(socketMode !== undefined && { mode: socketMode }),
+      ...(socketOwner !== undefined && { owner: socketOwner }),
       ...(fd !== undefined && { fd }),
       onProblem: (problem) => log(problem.message),
       onSession: () => {
@@ -82,8 +96,9 @@ export async function serve (options: ServeOptions): Promise<Server> {
   }
   const close = async (): Promise<void> => {
     closing = true
-    await listener.close()
+    const failure = await listener.close()
     await plane.close()
+    if (failure instanceof VhostUserError && failure.code === 'ERR_VHOST_USER_ABANDONED') throw failure
   }
   return {
     plane,

@@ -3,8 +3,8 @@ import { close, eventfd } from '@node-vmm/libc'
 import { DataPlane, VIRTIO_BLK_T_GET_ID, CONFIG_WRITEBACK } from '@node-vmm/virtio-blk-dataplane'
 import assert from 'node:assert/strict'
 import { readSync, writeSync } from 'node:fs'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { suite } from 'uvu'
+import { eventually } from '../../../test/support/eventually.ts'
 import { BlockDevice } from '../src/index.ts'
 import { newImage } from './support/scratch.ts'
 
@@ -37,15 +37,14 @@ function guest (index: number): GuestMemory {
 }
 
 async function signalled (fd: number): Promise<void> {
-  for (const end = Date.now() + 10_000; Date.now() < end; await sleep(1)) {
+  await eventually('somebody signals', () => {
     try {
-      readSync(fd, new Uint8Array(8))
-      return
+      return readSync(fd, new Uint8Array(8)) === 8
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error
+      if ((error as NodeJS.ErrnoException).code === 'EAGAIN') return false
+      throw error
     }
-  }
-  throw new Error('nobody signalled')
+  })
 }
 
 test('it shows what the data plane offers', async () => {

@@ -3,6 +3,7 @@ import { close, bindUnix, listen, unixSocket, unixSocketPair } from '@node-vmm/l
 import { FrontEnd, FrontEndRequest, OFFERED_PROTOCOL_FEATURES, ProtocolFeature } from '@node-vmm/vhost-user'
 import { BlockDriver } from '@node-vmm/virtio-blk-driver'
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import { HELP } from '../src/options.ts'
@@ -117,6 +118,82 @@ test('any number may serve an image read-only; nobody may write it then', async 
   await Program.ready([...args, '--read-only'])
   await Program.ready([...place(image).args, '--read-only'])
   assert.equal((await run(...place(image).args)).status, 1)
+})
+
+const TOOLS = ['qemu-img', 'qemu-io'] as const
+const noTools = TOOLS.find((tool) => spawnSync(tool, ['--version']).error !== undefined)
+
+test('QEMU\'s tools do not rely on nor write to an image that is served, share one that is only read, and have it when it is free', async () => {
+  if (noTools !== undefined) {
+    console.log(`skipped: no ${noTools}: apt-get install qemu-utils`)
+    return assert.equal(process.env.CI, undefined)
+  }
+  const { image, args } = place()
+  const ask = (tool: typeof TOOLS[number], ...command: string[]): string => {
+    const { status, stderr } = spawnSync(tool, command, { encoding: 'utf8', timeout: 60_000 })
+    return status === 0 ? 'works' : /Failed to get .*lock/.exec(stderr)?.[0] ?? stderr
+  }
+  const all = (): string[] => [
+    ask('qemu-img', 'convert', '-f', 'raw', '-O', 'raw', image, newPath()), ask('qemu-io', '-f', 'raw', '-c', 'write 0 512', image)
+  ]
+  const writer = await Program.ready(args)
+  assert.deepEqual(all(), ['Failed to get shared "write" lock', 'Failed to get "write" lock'])
+  await writer.end()
+
+  const reader = await Program.ready([...args, '--read-only'])
+  assert.deepEqual(all(), ['works', 'Failed to get "write" lock'])
+  await reader.end()
+  assert.deepEqual(all(), ['works', 'works'])
+})
+
+test('raw is raw: an image that begins as a qcow2 with a backing file is served as the bytes that it has', async () => {
+  const secret = newPath()
+  writeFileSync(secret, Buffer.alloc(1 << 16, 'secret'))
+  const image = newImage(1 << 20)
+  // The header of version 2: magic, version, where the name of the backing file stands and its length, 64 KiB clusters,
+  // a virtual size of 1 GiB, no encryption, two entries of a table that is all zeros, and where the reference counts are.
+  const header = Buffer.alloc(1024)
+  header.write('QFI\xfb', 0, 'latin1')
+  header.writeUInt32BE(2, 4)
+  header.writeBigUInt64BE(512n, 8)
+  header.writeUInt32BE(secret.length, 16)
+  header.writeUInt32BE(16, 20)
+  header.writeBigUInt64BE(1n << 30n, 24)
+  header.writeUInt32BE(2, 36)
+  header.writeBigUInt64BE(1n << 16n, 40)
+  header.writeBigUInt64BE(2n << 16n, 48)
+  header.writeUInt32BE(1, 56)
+  header.write(secret, 512)
+  writeFileSync(image, header, { flag: 'r+' })
+  // Who guesses takes it for one, and would follow it.
+  if (noTools === undefined) assert.ok(spawnSync('qemu-img', ['info', image], { encoding: 'utf8' }).stdout.includes(`backing file: ${secret}`))
+  const { socketPath, args } = place(image)
+  await Program.ready(args)
+  const driver = await BlockDriver.connect({ socketPath })
+  assert.equal(driver.config.capacity, 1 << 20)
+  assert.deepEqual(Buffer.from(await driver.read(0, 1024)), header)
+  assert.ok((await driver.read(1024, 65536)).every((byte) => byte === 0))
+  await driver.close()
+})
+
+test('--no-follow refuses a symbolic link, with what to do', async () => {
+  const link = newPath()
+  const image = newImage()
+  symlinkSync(image, link)
+  const { status, stderr } = await run(...place(link).args, '--no-follow')
+  assert.equal(status, 1)
+  assert.match(stderr, /ELOOP.*It is a symbolic link: name the file itself/)
+  await Program.ready([...place(image).args, '--no-follow'])
+})
+
+test('--socket-mode and --socket-owner, whatever the umask', async () => {
+  const [uid, gid] = process.getuid!() === 0 ? [12345, 23456] : [process.getuid!(), process.getgid!()]
+  const { socketPath, args } = place()
+  const program = await Program.ready([...args, '--socket-mode=0660', `--socket-owner=${uid}:${gid}`], { shell: 'umask 777' })
+  const status = statSync(socketPath, { bigint: true })
+  assert.deepEqual([status.mode & 0o777n, status.uid, status.gid], [0o660n, BigInt(uid), BigInt(gid)])
+  await program.end()
+  assert.equal(existsSync(socketPath), false)
 })
 
 test('the socket is for its owner only, from its first moment and whatever the umask', async () => {
@@ -279,7 +356,7 @@ test('without io_uring, as in most containers, auto says so and takes the next; 
   const { socketPath, args } = place()
   const program = await Program.ready(args, { nodeFlags: WITHOUT_IO_URING })
   assert.match(program.stdout, /, (linux-aio|sync)\) on /)
-  assert.match(program.stderr, /^vhost-user-blk: using (linux-aio|sync), for io_uring cannot be had: io_uring_setup .*EPERM.*io_uring is disabled on this host/)
+  await program.seen(/^vhost-user-blk: using (linux-aio|sync), for io_uring cannot be had: io_uring_setup .*EPERM.*io_uring is disabled on this host/)
   await writeAndRead(socketPath)
   await program.end()
 

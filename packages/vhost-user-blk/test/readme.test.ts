@@ -47,7 +47,7 @@ test('the command line of the README boots QEMU from the disk', async () => {
   const here = command.replace('accel=kvm', 'accel=tcg').replaceAll('2G', '256M').replace('/tmp/disk.sock', socketPath)
   assert.ok(here.includes(socketPath))
   const { stdout, stderr, status } = spawnSync('sh', ['-c', `exec ${here} -nodefaults -display none -serial stdio -no-reboot`], {
-    encoding: 'utf8', timeout: 60_000, killSignal: 'SIGKILL'
+    encoding: 'utf8', timeout: 100_000, killSignal: 'SIGKILL'
   })
   assert.deepEqual([stdout, status], ['booted from the disk', 0], stderr)
 })

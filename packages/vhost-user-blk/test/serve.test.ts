@@ -1,11 +1,11 @@
-import { VhostUserError } from '@node-vmm/vhost-user'
+import { FrontEnd, VhostUserError } from '@node-vmm/vhost-user'
 import { type DataPlaneError, QUEUES_MAX, type TraceEvent } from '@node-vmm/virtio-blk-dataplane'
 import { BlockDriver } from '@node-vmm/virtio-blk-driver'
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { suite } from 'uvu'
+import { eventually } from '../../../test/support/eventually.ts'
 import { serve, type ServeOptions, type Server } from '../src/index.ts'
 import { RingFrontEnd } from './support/ring.ts'
 import { newImage, newPath } from './support/scratch.ts'
@@ -26,10 +26,6 @@ async function start (options: Partial<ServeOptions> = {}): Promise<Server & { s
 
 function openDescriptors (): number {
   return readdirSync('/proc/self/fd').length
-}
-
-async function until (condition: () => boolean): Promise<void> {
-  while (!condition()) await sleep(5)
 }
 
 test('a disk is served until it is closed; then the socket is gone and the image free', async () => {
@@ -86,7 +82,7 @@ test('a resize changes the image and is told to the guest', async () => {
   await guest.frontEnd.setBackendReqFd(() => { told++ })
   await resize(2 << 20)
   assert.equal(statSync(path).size, 2 << 20)
-  await until(() => told === 1)
+  await eventually('the guest is told', () => told === 1)
   assert.equal(Buffer.from(await guest.frontEnd.getConfig(0, 8)).readBigUInt64LE(), 4096n)
   guest.close()
   // And without anybody to tell.
@@ -104,7 +100,7 @@ test('sessions and refusals are told', async () => {
   await first.start()
   await assert.rejects(first.frontEnd.setVringNum(3, 16), VhostUserError)
   first.close()
-  await until(() => lines.length === 3)
+  await eventually('the session ends', () => lines.length === 3)
   const second = new RingFrontEnd(socketPath)
   await second.start()
   await close()
@@ -124,12 +120,12 @@ test('a guest that breaks its ring is told of, but cannot fill a log with it', a
   const guest = new RingFrontEnd(socketPath)
   await guest.start()
   guest.misbehave()
-  await until(() => lines.length === 2)
+  await eventually('the fault is told', () => lines.length === 2)
   assert.match(lines[1]!, /^queue 0 is broken until the guest resets it: the available index went from 0 to 28672/)
   // One that is stopped before its ring was looked at is not told of.
   for (let round = 0; round < 100; round++) await guest.restart()
   guest.close()
-  await until(() => lines.at(-1)!.startsWith('the session ended'))
+  await eventually('the session ends', () => lines.at(-1)!.startsWith('the session ended'))
   assert.equal(lines.filter((line) => line.startsWith('queue 0 is broken')).length, 32)
 
   // The next session is told of again.
@@ -137,8 +133,41 @@ test('a guest that breaks its ring is told of, but cannot fill a log with it', a
   const next = new RingFrontEnd(socketPath)
   await next.start()
   next.misbehave()
-  await until(() => lines.length === 2)
+  await eventually('the fault is told', () => lines.length === 2)
   next.close()
+})
+
+test('a front-end that comes back for ever cannot fill a log either', async () => {
+  const lines: string[] = []
+  let sessions = 0
+  const { socketPath, listener } = await start({ log: (line) => lines.push(line), traceMessages: (line) => { if (line.includes('received request=GET_FEATURES')) sessions++ } })
+  for (let round = 0; round < 300; round++) {
+    const frontEnd = FrontEnd.connect(socketPath)
+    await frontEnd.getFeatures()
+    frontEnd.close()
+  }
+  await eventually('the session ends', () => listener.session === undefined)
+  assert.equal(sessions, 300)
+  // 600 lines unlimited: what passes at once, and one in ten seconds with the number of those left out.
+  assert.ok(lines.length >= 100 && lines.length < 200, `${lines.length} lines`)
+})
+
+test('a front-end that shares no memory is told of, with the remedy', async () => {
+  const lines: string[] = []
+  const { socketPath } = await start({ log: (line) => lines.push(line) })
+  const guest = new RingFrontEnd(socketPath)
+  await guest.start({ sharesMemory: false })
+  guest.close()
+  await eventually('the session ends', () => lines.at(-1)!.startsWith('the session ended'))
+  const told = lines.filter((line) => line.startsWith('ring'))
+  assert.deepEqual(told, ["ring 0 waits for the guest's memory, of which the front-end has shared nothing. QEMU shares it with -object memory-backend-memfd,id=mem,size=SIZE,share=on -machine memory-backend=mem"])
+})
+
+test('permissions and owner of the socket', async () => {
+  const ids = { uid: process.getuid!(), gid: process.getgid!() }
+  const { socketPath } = await start({ socketMode: 0o660, socketOwner: ids })
+  const { mode, uid, gid } = statSync(socketPath, { bigint: true })
+  assert.deepEqual([mode & 0o777n, uid, gid], [0o660n, BigInt(ids.uid), BigInt(ids.gid)])
 })
 
 test('messages and requests can be traced', async () => {

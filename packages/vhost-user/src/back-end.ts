@@ -4,7 +4,7 @@ import { Channel, isHangUp } from './channel.ts'
 import { closeAll, signal } from './descriptor.ts'
 import type { VhostUserDevice } from './device.ts'
 import { checkLogCovers, LOG_ALIGNMENT } from './dirty-log.ts'
-import { asError, refused, VhostUserError, violation } from './errors.ts'
+import { asError, isAbandonment, refused, VhostUserError, violation } from './errors.ts'
 import { OFFERED_PROTOCOL_FEATURES, ProtocolFeature, protocolFeatureNames, TransportFeature } from './features.ts'
 import { checkInflight, createInflightFile, InflightRegion } from './inflight.ts'
 import {
@@ -84,6 +84,8 @@ export class BackEndSession {
   #protocolFeatures = 0n
   #backEndChannel: Channel | undefined
   #problemsTold = 0
+  #abandonment: Error | undefined
+  #isMemoryMissed = false
 
   /**
    * Starts to serve.
@@ -141,7 +143,7 @@ export class BackEndSession {
       const isOver = this.#channel.closed || isHangUp(error)
       if (!isOver || isDeviceFailure(error)) failure = asError(error)
     }
-    return await this.#end() ?? failure
+    return await this.#end() ?? failure ?? this.#abandonment
   }
 
   /**
@@ -478,8 +480,17 @@ export class BackEndSession {
   async #settle (index: number): Promise<void> {
     const ring = this.#rings[index]!
     const isEnabled = ring.enabled || (this.#features !== undefined && (this.#features & TransportFeature.PROTOCOL_FEATURES) === 0n)
-    if (!isEnabled || !isComplete(ring) || this.#features === undefined || this.#memory === undefined) await this.#stop(index)
-    else if (ring.running === undefined) await this.#start(index, this.#memory)
+    if (!isEnabled || !isComplete(ring) || this.#features === undefined) return await this.#stop(index)
+    if (this.#memory === undefined) return this.#missMemory(index)
+    if (ring.running === undefined) await this.#start(index, this.#memory)
+  }
+
+  // A front-end whose guest's memory is not shared has none to pass on. It is not told so by anybody: its guest just hangs.
+  #missMemory (index: number): void {
+    if (this.#isMemoryMissed) return
+    this.#isMemoryMissed = true
+    this.#tell(new VhostUserError('ERR_VHOST_USER_RING', `ring ${index} waits for the guest's memory, of which the front-end has shared nothing. ` +
+      'QEMU shares it with -object memory-backend-memfd,id=mem,size=SIZE,share=on -machine memory-backend=mem'))
   }
 
   async #start (index: number, memory: GuestMemory): Promise<void> {
@@ -499,6 +510,7 @@ export class BackEndSession {
     } catch (error) {
       release()
       signal(ring.error)
+      if (isAbandonment(error)) throw error
       throw new VhostUserError('ERR_VHOST_USER_RING', `ring ${index} cannot start: ${asError(error).message}`, { cause: error })
     }
   }
@@ -523,9 +535,18 @@ export class BackEndSession {
       change()
     } finally {
       for (const index of this.#rings.keys()) {
-        await this.#settle(index).catch((error: unknown) => this.#tell(asError(error)))
+        await this.#settle(index).catch((error: unknown) => {
+          if (isAbandonment(error)) this.#giveUp(asError(error))
+          else this.#tell(asError(error))
+        })
       }
     }
+  }
+
+  // The change that is under way is made all the same.
+  #giveUp (why: Error): void {
+    this.#abandonment ??= why
+    this.#channel.close()
   }
 
   // What is in flight
@@ -638,8 +659,8 @@ export class BackEndSession {
     this.#memory?.release()
     this.#log?.release()
     this.#inflight?.release()
-    if (failure !== undefined) return failure
-    return await deviceDoes('reset', () => this.#device.reset()).then(() => undefined, asError)
+    if (failure !== undefined && !isAbandonment(failure)) return failure
+    return await deviceDoes('reset', () => this.#device.reset()).then(() => failure, asError)
   }
 
   #tell (problem: Error): void {
@@ -682,10 +703,11 @@ async function deviceDoes<T> (what: string, action: () => T | Promise<T>): Promi
   try {
     return await action()
   } catch (error) {
+    if (isAbandonment(error)) throw error
     throw new VhostUserError('ERR_VHOST_USER_DEVICE', `the device failed to ${what}: ${asError(error).message}`, { cause: error })
   }
 }
 
 function isDeviceFailure (error: unknown): boolean {
-  return error instanceof VhostUserError && error.code === 'ERR_VHOST_USER_DEVICE'
+  return isAbandonment(error) || (error instanceof VhostUserError && error.code === 'ERR_VHOST_USER_DEVICE')
 }

@@ -88,7 +88,9 @@ export interface VhostUserDevice {
    * for a queue whose ring broke, too.
    *
    * @returns where to go on: the same number as `QueueSetup.base`.
-   * @throws when what is in flight does not end. The session ends then, and leaves the queue's memory mapped.
+   * @throws when what is in flight does not end. The session ends then, and leaves the queue's memory mapped. Where the
+   * error is a VhostUserError ERR_VHOST_USER_ABANDONED, which `startQueue` and `setCall` may throw too, the device serves
+   * the next front-end; with any other it is taken for broken.
    */
   stopQueue (index: number): Promise<number>
   /** Replaces the call descriptor of a running queue. The old one is closed once this has ended. */

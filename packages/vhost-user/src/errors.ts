@@ -8,6 +8,11 @@ export type VhostUserErrorCode =
   | 'ERR_VHOST_USER_RING'
   /** The device failed to give a queue back: its memory and descriptors stay open, on purpose. */
   | 'ERR_VHOST_USER_DEVICE'
+  /**
+   * The device gave a queue up whose requests do not end: its memory and descriptors stay open, on purpose. The session is
+   * over; the device can serve another one.
+   */
+  | 'ERR_VHOST_USER_ABANDONED'
   /** The connection ended before the reply came, or was closed before the call. */
   | 'ERR_VHOST_USER_CLOSED'
   /** The peer did not answer in time. The connection is closed: a late reply could be taken for another's. */
@@ -35,6 +40,11 @@ export function refused (reason: string, options?: ErrorOptions): VhostUserError
 /** The stream cannot be followed any further. */
 export function violation (reason: string): VhostUserError {
   return new VhostUserError('ERR_VHOST_USER_PROTOCOL', reason)
+}
+
+/** Whether a device gave a queue up, and can serve the next front-end. */
+export function isAbandonment (error: unknown): boolean {
+  return error instanceof VhostUserError && error.code === 'ERR_VHOST_USER_ABANDONED'
 }
 
 /** What was thrown, as an error whatever it is. */

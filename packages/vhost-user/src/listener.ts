@@ -1,11 +1,11 @@
-import { type BigIntStats, chmodSync, closeSync, fchmodSync, lstatSync, unlinkSync } from 'node:fs'
+import { type BigIntStats, chmodSync, closeSync, fchmodSync, lchownSync, lstatSync, unlinkSync } from 'node:fs'
 import {
   accept, bindUnix, connectUnix, errno, isListening, LinuxError, listen as listenOn, setNonBlocking, unixSocket, type Watch,
   watchReadable
 } from '@node-vmm/libc'
 import { type BackEndOptions, BackEndSession } from './back-end.ts'
 import type { VhostUserDevice } from './device.ts'
-import { asError, VhostUserError } from './errors.ts'
+import { asError, isAbandonment, VhostUserError } from './errors.ts'
 
 /** Milliseconds before the next attempt when a connection could not be taken: descriptors or memory ran out. */
 const ACCEPT_RETRY_MS = 500
@@ -23,10 +23,18 @@ export interface ListenOptions extends BackEndOptions {
   readonly fd?: number
   /** Permissions of the socket file; whoever may write it may connect. @default 0o600 */
   readonly mode?: number
+  /** Who owns the socket file, by numbers; what is absent stays this process's own. @default this process's user and group */
+  readonly owner?: SocketOwner
   /** Told when a front-end's session begins. @default nobody is told */
   readonly onSession?: ((session: BackEndSession) => void) | undefined
   /** Told when it is over, and the error that ended it unless the front-end hung up. @default nobody is told */
   readonly onSessionEnd?: ((failure: Error | undefined) => void) | undefined
+}
+
+/** A user and a group. */
+export interface SocketOwner {
+  readonly uid?: number
+  readonly gid?: number
 }
 
 /**
@@ -36,7 +44,7 @@ export interface ListenOptions extends BackEndOptions {
 export class Listener {
   /**
    * Settles when no front-end will be served any more: after `close`, after the one front-end of a connected `fd`, or
-   * with the error of a device that failed to give its queues back. Never rejects.
+   * with the error of a device that failed to give its queues back, at all or at the end. Never rejects.
    */
   readonly closed: Promise<Error | undefined>
 
@@ -113,7 +121,7 @@ export class Listener {
     this.#options.onSessionEnd?.(failure)
     const isFatal = failure instanceof VhostUserError && failure.code === 'ERR_VHOST_USER_DEVICE'
     if (isFatal || this.#socket === undefined) this.#stopListening()
-    if (this.#isClosing) this.#settle(isFatal ? failure : undefined)
+    if (this.#isClosing) this.#settle(isFatal || isAbandonment(failure) ? failure : undefined)
     else this.#await()
   }
 
@@ -122,7 +130,11 @@ export class Listener {
     this.#isClosing = true
     this.#watch?.close()
     clearTimeout(this.#retry)
-    this.#socket?.close()
+    try {
+      this.#socket?.close()
+    } catch (error) {
+      this.#options.onProblem?.(new Error(`the socket stays, for the next server to take over: ${asError(error).message}`, { cause: error }))
+    }
   }
 }
 
@@ -130,15 +142,16 @@ export class Listener {
  * Listens for front-ends on a path, or on a socket that was passed to this process.
  *
  * A path where a server that died left its socket is taken over. The file is never accessible to more than `mode` says,
- * not even for a moment.
+ * not even for a moment, and nobody can connect before it is `owner`'s. It is removed at the end; where this process may
+ * not do that any more, `onProblem` is told and the file stays.
  *
- * @throws VhostUserError ERR_VHOST_USER_ADDRESS when somebody listens there, or a file that is no socket is there;
- * LinuxError; RangeError for a path that is too long
+ * @throws VhostUserError ERR_VHOST_USER_ADDRESS when somebody listens there, a file that is no socket is there, or this
+ * process may not give the socket to `owner`; LinuxError; RangeError for a path that is too long
  */
 export function listen (options: ListenOptions): Listener {
-  const { path, fd, mode = 0o600 } = options
+  const { path, fd, mode = 0o600, owner = {} } = options
   if ((path === undefined) === (fd === undefined)) throw new TypeError('listen: give either a path or an fd')
-  if (path !== undefined) return new Listener(options, ListeningSocket.bind(path, mode), undefined)
+  if (path !== undefined) return new Listener(options, ListeningSocket.bind(path, mode, owner), undefined)
   if (isListening(fd!)) return new Listener(options, ListeningSocket.inherit(fd!), undefined)
   return new Listener(options, undefined, fd)
 }
@@ -159,13 +172,15 @@ class ListeningSocket {
     return new ListeningSocket(fd)
   }
 
-  static bind (path: string, mode: number): ListeningSocket {
+  static bind (path: string, mode: number, owner: SocketOwner): ListeningSocket {
     const fd = unixSocket({ nonBlocking: true })
     try {
       // On Linux the file gets the mode of the socket, less the umask: it is right from its first moment.
       fchmodSync(fd, mode)
       bindOrReplace(fd, path)
       if (Number(status(path)!.mode & 0o777n) !== mode) chmodSync(path, mode)
+      giveTo(path, owner)
+      // Until here, whoever connects is refused.
       listenOn(fd)
       return new ListeningSocket(fd, path)
     } catch (error) {
@@ -179,6 +194,18 @@ class ListeningSocket {
     closeSync(this.fd)
     if (this.#path === undefined) return
     if (status(this.#path)?.ino === this.#inode) remove(this.#path)
+  }
+}
+
+function giveTo (path: string, { uid = -1, gid = -1 }: SocketOwner): void {
+  if (uid === -1 && gid === -1) return
+  try {
+    lchownSync(path, uid, gid)
+  } catch (error) {
+    remove(path)
+    const to = [...(uid === -1 ? [] : [`user ${uid}`]), ...(gid === -1 ? [] : [`group ${gid}`])].join(' and ')
+    throw new VhostUserError('ERR_VHOST_USER_ADDRESS', `${path} cannot be given to ${to}: ${asError(error).message}. ` +
+      'Only root may give files away; a user may choose among the groups that it is in.', { cause: error })
   }
 }
 

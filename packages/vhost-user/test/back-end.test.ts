@@ -352,6 +352,29 @@ test('RESET_DEVICE stops all and forgets all but memory, call and error descript
   await finish(pair)
 })
 
+test('a ring that only lacks the guest\'s memory is told of once, with the remedy, and starts when it comes', async () => {
+  const { front, device, problems } = connect()
+  const ram = guestMemory()
+  const fds = new Eventfds()
+  await front.setFeatures(VERSION_1)
+  for (const index of [0, 1]) {
+    await front.setVringNum(index, 16)
+    await front.setVringAddr(index, ringAddresses(index))
+    assert.equal(problems.length, index)
+    await front.setVringKick(index, fds.make())
+    await front.getFeatures()
+    assert.equal(problems.length, 1)
+  }
+  assert.match(problems[0]!, /^ring 0 waits for the guest's memory, of which the front-end has shared nothing\. QEMU shares it with .*share=on/)
+  await front.setMemTable(ram.regions)
+  await front.getFeatures()
+  assert.equal(device.queues.size, 2)
+  assert.equal(problems.length, 1)
+  front.close()
+  fds.close()
+  ram.close()
+})
+
 test('status: kept, and 0 stops and forgets all that RESET_DEVICE does, but not what the guest has set in the device', async () => {
   const pair = connect()
   const { front, device } = pair

@@ -14,7 +14,7 @@ import { path as programPath, programs, testWith } from '../../../test/support/p
 import { connect, Eventfds, guestMemory, memoryFile, openDescriptors, ringAddresses } from './support/session.ts'
 
 /** A front-end whose back-end is the test. */
-function alone (timeout = 2000): { front: FrontEnd, peer: number } {
+function alone (timeout = 60_000): { front: FrontEnd, peer: number } {
   const [ours, peer] = unixSocketPair()
   return { front: new FrontEnd(ours, { timeout }), peer }
 }
@@ -139,7 +139,7 @@ test('an idle connection does not keep the process alive, and the back-end may h
     new FrontEnd(ours)
     process.on('exit', () => close(peer))`
   const { status, signal, stderr } = spawnSync(process.execPath, ['--import', at('../../../tools/ts.mjs'), '--conditions=@node-vmm/source',
-    '--input-type=module', '--eval', program], { encoding: 'utf8', timeout: 20_000 })
+    '--input-type=module', '--eval', program], { encoding: 'utf8', timeout: 60_000 })
   assert.deepEqual([status, signal, stderr], [0, null, ''])
 })
 
@@ -206,7 +206,7 @@ async function connectWhenReady (path: string): Promise<FrontEnd> {
     try {
       return FrontEnd.connect(path)
     } catch (error) {
-      if (tries === 500) throw error
+      if (tries === 6000) throw error
       await sleep(10)
     }
   }

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict'
-import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { bindUnix, close, listen as listenOn, unixSocket, unixSocketPair } from '@node-vmm/libc'
 import { test } from 'uvu'
 import { FrontEnd, listen } from '../src/index.ts'
+import { eventually } from '../../../test/support/eventually.ts'
 import { Eventfds, guestMemory, openDescriptors, RecordingDevice, ringAddresses } from './support/session.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'vhost-user-'))
@@ -29,6 +30,49 @@ test('the socket is its owner\'s alone, whatever the umask, and goes with the li
   assert.deepEqual(openDescriptors(), before)
 })
 
+test('the socket is given to a user and a group before anybody can connect', async () => {
+  if (process.getuid!() !== 0) return console.log('skipped: only root may give files away')
+  const path = newPath()
+  for (const [owner, uid, gid] of [[{ uid: 12345 }, 12345, 0], [{ gid: 23456 }, 0, 23456], [{ uid: 12345, gid: 23456 }, 12345, 23456]] as const) {
+    const listener = listen({ path, device: new RecordingDevice(), mode: 0o660, owner })
+    const status = statSync(path)
+    assert.deepEqual([status.uid, status.gid, status.mode & 0o777], [uid, gid, 0o660])
+    await listener.close()
+  }
+})
+
+test('a socket that may not be given away is not made', () => {
+  if (process.getuid!() === 0) return console.log('skipped: root may give everything away')
+  const path = newPath()
+  const before = openDescriptors()
+  assert.throws(() => listen({ path, device: new RecordingDevice(), owner: { uid: 0, gid: 0 } }),
+    { ...addressError, message: /cannot be given to user 0 and group 0: EPERM.*Only root may give files away/ })
+  assert.equal(existsSync(path), false)
+  assert.deepEqual(openDescriptors(), before)
+})
+
+test('a socket that may not be removed at the end stays, and that is told', async () => {
+  const folder = mkdtempSync(join(dir, 'folder-'))
+  const path = join(folder, 'socket')
+  const problems: Error[] = []
+  const listener = listen({ path, device: new RecordingDevice(), onProblem: (problem) => problems.push(problem) })
+  const isRoot = process.getuid!() === 0
+  // Root may remove everything, but for as long as it is somebody else.
+  chmodSync(dir, 0o755)
+  chmodSync(folder, isRoot ? 0o755 : 0o555)
+  if (isRoot) process.seteuid!(65534)
+  try {
+    assert.equal(await listener.close(), undefined)
+  } finally {
+    if (isRoot) process.seteuid!(0)
+    chmodSync(folder, 0o755)
+  }
+  assert.deepEqual(problems.map(({ message }) => message), [`the socket stays, for the next server to take over: EACCES: permission denied, unlink '${path}'`])
+  const next = listen({ path, device: new RecordingDevice() })
+  await next.close()
+  assert.equal(existsSync(path), false)
+})
+
 test('front-ends are served one after the other; the second waits in the backlog', async () => {
   const path = newPath()
   const device = new RecordingDevice()
@@ -46,7 +90,7 @@ test('front-ends are served one after the other; the second waits in the backlog
   assert.equal(sessions, 2)
   assert.deepEqual(device.look(), ['reset'])
   second.close()
-  while (listener.session !== undefined) await sleep(1)
+  await eventually('the second has gone', () => listener.session === undefined)
   assert.deepEqual(ends, [undefined, undefined])
   await listener.close()
 })
@@ -54,14 +98,14 @@ test('front-ends are served one after the other; the second waits in the backlog
 test('a front-end that connects and says nothing is hung up on, for the next one', async () => {
   const path = newPath()
   const problems: Error[] = []
-  const listener = listen({ path, device: new RecordingDevice(), greetingTimeout: 50, onProblem: (problem) => problems.push(problem) })
+  const listener = listen({ path, device: new RecordingDevice(), greetingTimeout: 500, onProblem: (problem) => problems.push(problem) })
   const silent = FrontEnd.connect(path)
   const next = FrontEnd.connect(path)
   assert.equal(await next.getQueueNum(), 2)
   await silent.closed
-  assert.match(problems[0]!.message, /said nothing for 50 ms/)
+  assert.match(problems[0]!.message, /said nothing for 500 ms/)
   // One that has spoken may be silent as long as it likes.
-  await sleep(120)
+  await sleep(700)
   assert.equal(await next.getQueueNum(), 2)
   next.close()
   await listener.close()

@@ -1,4 +1,5 @@
 import { EventNotifier } from '@node-vmm/event-poll'
+import { exitNow } from '@node-vmm/libc'
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads'
 import { DataPlaneError } from './errors.ts'
 import type { CommandName, Commands, PlainError, ThreadInit, FromThread, ToThread } from './messages.ts'
@@ -25,6 +26,8 @@ const EXIT_MILLISECONDS = 1000
 // system call takes the whole process down with it (a fatal error of Node-API). So every live one ends by itself first.
 const live = new Set<DataPlaneThread>()
 let exitHooked = false
+/** Threads that may never leave a system call: the runtime would wait for them for ever. */
+let abandoned = 0
 
 /** A data-plane thread as the control plane sees it: commands go in, answers and events come out. */
 export class DataPlaneThread {
@@ -39,6 +42,7 @@ export class DataPlaneThread {
   readonly #done = new Int32Array(new SharedArrayBuffer(4))
   #nextId = 0
   #exiting = false
+  #abandoned = false
   #death: DataPlaneError | undefined
 
   constructor (init: Omit<ThreadInit, 'port' | 'wakeFd' | 'done'>, events: ThreadEvents) {
@@ -60,6 +64,11 @@ export class DataPlaneThread {
   /** Why the thread ended by itself; undefined while it did not. */
   get death (): DataPlaneError | undefined {
     return this.#death
+  }
+
+  /** Whether it owes an answer. */
+  get isBusy (): boolean {
+    return this.#pending.size > 0
   }
 
   /** Has the thread do something. @throws what it answers with; DataPlaneError ERR_THREAD when it died */
@@ -87,6 +96,22 @@ export class DataPlaneThread {
     this.wake.notify()
   }
 
+  /**
+   * Waits for this thread no longer: it may be in a system call, or have requests that the kernel does not give back. It
+   * keeps all that it has, and does not keep the process alive. Whoever waits for an answer gets the error.
+   */
+  abandon (error: Error): void {
+    this.#abandoned = true
+    this.#rejectAll(error)
+    this.#port.unref()
+    this.#worker.unref()
+    live.delete(this)
+    abandoned++
+    // Behind the handlers that others have by now, for no other runs after it.
+    process.off('exit', endThreads)
+    process.on('exit', endThreads)
+  }
+
   /** Blocks until the thread, told to exit, makes no system call any more, or for `milliseconds`. */
   awaitDone (milliseconds: number): void {
     Atomics.wait(this.#done, 0, 0, Math.max(0, milliseconds))
@@ -96,7 +121,7 @@ export class DataPlaneThread {
     switch (message.kind) {
       case 'answer': return this.#take(message.id)?.resolve(message.value)
       case 'failure': return this.#take(message.id)?.reject(asError(message.error))
-      case 'fault': return this.#events.onFault(message.queue, message.fault)
+      case 'fault': return this.#abandoned ? undefined : this.#events.onFault(message.queue, message.fault)
       case 'trace': return this.#events.onTrace(message.event)
     }
   }
@@ -108,12 +133,16 @@ export class DataPlaneThread {
   }
 
   #onDeath (cause: Error): void {
-    if (this.#death !== undefined) return
+    if (this.#death !== undefined || this.#abandoned) return
     this.#death = new DataPlaneError('ERR_THREAD', `the data-plane thread died: ${cause.message}`)
     this.#death.cause = cause
-    for (const { reject } of this.#pending.values()) reject(this.#death)
-    this.#pending.clear()
+    this.#rejectAll(this.#death)
     this.#events.onDeath(this.#death)
+  }
+
+  #rejectAll (error: Error): void {
+    for (const { reject } of this.#pending.values()) reject(error)
+    this.#pending.clear()
   }
 
   #onEnd (): void {
@@ -136,9 +165,12 @@ function workerEntry (): URL {
 function hookExit (): void {
   if (exitHooked) return
   exitHooked = true
-  process.on('exit', () => {
-    const end = Date.now() + EXIT_MILLISECONDS
-    for (const thread of live) thread.tellToExit()
-    for (const thread of live) thread.awaitDone(end - Date.now())
-  })
+  process.on('exit', endThreads)
+}
+
+function endThreads (status: number): void {
+  const end = Date.now() + EXIT_MILLISECONDS
+  for (const thread of live) thread.tellToExit()
+  for (const thread of live) thread.awaitDone(end - Date.now())
+  if (abandoned > 0) exitNow(status)
 }

@@ -3,15 +3,16 @@ import type { GuestMemory } from '@node-vmm/hostmem'
 import { WriteTurns } from '@node-vmm/ioq'
 import type { VirtqueueState } from '@node-vmm/vring'
 import { fdatasync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { blockConfig, blockFeatures, type BlockGeometry } from './block-config.ts'
 import { DataPlaneThread } from './data-plane-thread.ts'
 import type { Disk } from './disk.ts'
 import { type EngineReport, probeEngine } from './engine.ts'
-import { DataPlaneError } from './errors.ts'
+import { AbandonedError, DataPlaneError } from './errors.ts'
 import { type Drainable, Gate, type WaitOptions } from './gate.ts'
 import { Image } from './image.ts'
-import { checkOptions, type DataPlaneOptions, POLL_DEFAULT, type QueueSetup } from './options.ts'
+import { checkOptions, type DataPlaneOptions, POLL_DEFAULT, type QueueSetup, STOP_TIMEOUT_DEFAULT } from './options.ts'
 import { SECTOR_BYTES, VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk'
 import { type QueueStatistics, StatisticsTable } from './statistics.ts'
 import type { Tracer } from './trace.ts'
@@ -22,7 +23,19 @@ export type DataPlaneState = 'created' | 'running' | 'paused' | 'stopped' | 'clo
 interface RunningQueue {
   readonly memory: GuestMemory
   readonly engine: EngineReport
+  readonly thread: DataPlaneThread
+  /** What its thread answers to the command that stops it, once that was given. */
+  stopping?: Promise<VirtqueueState>
+  /** It has stopped. */
+  state?: VirtqueueState
 }
+
+/** Milliseconds that a timer can take: more means for ever. */
+const TIMER_MAX = 0x7fffffff
+/** Milliseconds that a thread has at least for a command: it may have to begin first, on a machine that is busy. */
+const COMMAND_MILLISECONDS = 5000
+/** Milliseconds within which one of the queues must stop that stop well, when the data plane is given up because of another. */
+const LAST_MILLISECONDS = 1000
 
 /**
  * A virtio-blk device whose requests are processed in a thread of their own.
@@ -34,7 +47,7 @@ interface RunningQueue {
 export class DataPlane implements Drainable {
   readonly #image: Image | undefined
   readonly #options: DataPlaneOptions
-  readonly #gate: Gate
+  #gate: Gate
   readonly #statistics: StatisticsTable
   readonly #writeTurns: SharedArrayBuffer | undefined
   readonly #running = new Map<number, RunningQueue>()
@@ -42,6 +55,11 @@ export class DataPlane implements Drainable {
   #geometry: BlockGeometry
   #tracer: Tracer | undefined
   #state: DataPlaneState = 'created'
+  /** Of queues that were running when the data plane was given up, what became of them. */
+  readonly #left = new Map<number, VirtqueueState | AbandonedError>()
+  #givingUp: Promise<AbandonedError> | undefined
+  /** The kernel, or a thread that does not answer, has something of the image in its hands for ever. */
+  #imageIsKept = false
   // Starts, stops and closes run one after the other, whatever the caller awaits.
   #order: Promise<unknown> = Promise.resolve()
 
@@ -68,7 +86,7 @@ export class DataPlane implements Drainable {
       packed,
       inOrder
     }
-    this.#gate = Gate.create(queues, () => { for (const thread of this.#threads.values()) thread.wake.notify() })
+    this.#gate = this.#makeGate(queues)
     this.#statistics = new StatisticsTable(queues)
     this.#writeTurns = image?.bufferedFd === undefined ? undefined : WriteTurns.allocate()
   }
@@ -89,6 +107,10 @@ export class DataPlane implements Drainable {
       image.close()
       throw error
     }
+  }
+
+  #makeGate (queues: number): Gate {
+    return Gate.create(queues, () => { for (const thread of this.#threads.values()) thread.wake.notify() })
   }
 
   get state (): DataPlaneState {
@@ -144,6 +166,7 @@ export class DataPlane implements Drainable {
     return this.#inOrder(async () => {
       for (const { death } of this.#threads.values()) if (death !== undefined) throw death
       if (this.#running.size > 0) return
+      this.#left.clear()
       try {
         for (const [index, queue] of queues.entries()) await this.#startQueue(index, queue)
       } catch (error) {
@@ -153,9 +176,16 @@ export class DataPlane implements Drainable {
     })
   }
 
-  /** Completes what is in flight, lets go of all queues and ends the thread. No effect when nothing is served. @returns the state to go on from, by queue */
-  stop (): Promise<Map<number, VirtqueueState>> {
-    return this.#inOrder(() => this.#stopAll())
+  /**
+   * Completes what is in flight, lets go of all queues and ends the thread. No effect when nothing is served.
+   *
+   * @param options how long to wait, from this call on. @default the data plane's `stopTimeout`
+   * @returns the state to go on from, by queue
+   * @throws AbandonedError when the time is over or the signal aborts: all is stopped then, with requests lost. It can be
+   * started again
+   */
+  stop (options: WaitOptions = {}): Promise<Map<number, VirtqueueState>> {
+    return this.#within(options, this.#inOrder(() => this.#stopAll()))
   }
 
   /** Serves one queue more. @throws VringError for a ring that cannot be one; DataPlaneError when it is served already */
@@ -163,9 +193,15 @@ export class DataPlane implements Drainable {
     return this.#inOrder(() => this.#startQueue(index, queue))
   }
 
-  /** Completes what is in flight on one queue and lets go of it. @throws DataPlaneError when it is not served */
-  stopQueue (index: number): Promise<VirtqueueState> {
-    return this.#inOrder(() => this.#stopQueue(index))
+  /**
+   * Completes what is in flight on one queue and lets go of it.
+   *
+   * @param options as for `stop`
+   * @throws DataPlaneError when it is not served; AbandonedError as `stop`: then *all* queues are stopped. Calls for the
+   * others say what became of them: where they stopped, or this error
+   */
+  stopQueue (index: number, options: WaitOptions = {}): Promise<VirtqueueState> {
+    return this.#within(options, this.#inOrder(() => this.#stopQueue(index)))
   }
 
   /** Interrupts the guest by another descriptor from now on, or not at all. The old one is no longer used when this resolves. */
@@ -173,7 +209,7 @@ export class DataPlane implements Drainable {
     return this.#inOrder(async () => {
       if (this.#image === undefined) return
       this.#checkRunning(queue)
-      await this.#threadOf(queue).command('setCall', { index: queue, callFd })
+      await this.#forCommand(this.#threadOf(queue).command('setCall', { index: queue, callFd }))
     })
   }
 
@@ -224,7 +260,7 @@ export class DataPlane implements Drainable {
   }
 
   async #tellAll (command: (thread: DataPlaneThread) => Promise<unknown>): Promise<void> {
-    await Promise.all([...this.#threads.values()].map(command))
+    await this.#forCommand(Promise.all([...this.#threads.values()].map(command)))
   }
 
   drain (options: WaitOptions = {}): Promise<void> {
@@ -245,12 +281,14 @@ export class DataPlane implements Drainable {
     return this.#inOrder(async () => {
       if (this.#state === 'paused' || this.#image === undefined) return
       if (this.#state !== 'running') throw new DataPlaneError('ERR_STATE', `nothing is served: a data plane that is ${this.#state} cannot pause`)
-      this.#gate.hold()
+      const gate = this.#gate
+      gate.hold()
       try {
-        await this.#gate.settle(options)
+        await gate.settle(options)
+        if (gate.isGivenUp) throw new DataPlaneError('ERR_ABANDONED', 'the data plane was given up, and stopped')
         this.#state = 'paused'
       } catch (error) {
-        this.#gate.letGo()
+        gate.letGo()
         throw error
       }
     })
@@ -264,18 +302,32 @@ export class DataPlane implements Drainable {
     this.#gate.letGo()
   }
 
-  /** Stops, and gives the image back. No effect when closed. */
-  close (): Promise<void> {
-    return this.#order = this.#order.catch(() => {}).then(async () => {
-      if (this.#state === 'closed') return
-      // After the thread's death nothing can be completed: its guest memory stays mapped, the kernel may still write it.
-      await this.#stopAll().catch(async (error) => {
-        if (error.code !== 'ERR_THREAD') throw error
-        await this.#tellAll((thread) => thread.exit())
-      })
-      this.#image?.close()
-      this.#state = 'closed'
-    }) as Promise<void>
+  /**
+   * Stops, and gives the image back. No effect when closed.
+   *
+   * @param options as for `stop`
+   * @throws AbandonedError as `stop`: it is closed all the same, but for the image, which stays open and locked
+   */
+  async close (options: WaitOptions = {}): Promise<void> {
+    const closing = this.#order.catch(() => {}).then(() => this.#close())
+    this.#order = closing
+    try {
+      await this.#within(options, closing)
+    } catch (error) {
+      if (error instanceof AbandonedError) this.#state = 'closed'
+      throw error
+    }
+  }
+
+  async #close (): Promise<void> {
+    if (this.#state === 'closed') return
+    // After the thread's death nothing can be completed: its guest memory stays mapped, the kernel may still write it.
+    await this.#stopAll().catch(async (error) => {
+      if (error.code === 'ERR_THREAD') await this.#endThreads()
+      else if (!(error instanceof AbandonedError)) throw error
+    })
+    if (!this.#imageIsKept) this.#image?.close()
+    this.#state = 'closed'
   }
 
   [Symbol.asyncDispose] (): Promise<void> {
@@ -296,6 +348,75 @@ export class DataPlane implements Drainable {
     return result
   }
 
+  /**
+   * Waits for what threads or the kernel have to do, for so long. Then the data plane is given up: nothing that is waited
+   * for may ever come.
+   */
+  async #within<Result> ({ timeout = this.#stopTimeout, signal }: WaitOptions, work: Promise<Result>): Promise<Result> {
+    let timer: NodeJS.Timeout | undefined
+    let giveUp!: (why: string, cause?: unknown) => void
+    const over = new Promise<() => Promise<never>>((resolve) => {
+      giveUp = (why, cause) => resolve(async () => { throw await this.#giveUp(why, cause) })
+    })
+    const abort = (): void => giveUp('the wait was aborted', signal?.reason)
+    if (signal?.aborted === true) abort()
+    signal?.addEventListener('abort', abort)
+    if (timeout <= TIMER_MAX) timer = setTimeout(() => giveUp(`what was in flight did not end in ${timeout} ms`), timeout)
+    try {
+      return await (await Promise.race([work.then((result) => () => result), over]))()
+    } finally {
+      clearTimeout(timer)
+      signal?.removeEventListener('abort', abort)
+    }
+  }
+
+  /** Waits for what threads do at once, unless they hang. */
+  #forCommand<Result> (work: Promise<Result>): Promise<Result> {
+    return this.#within({ timeout: Math.max(this.#stopTimeout, COMMAND_MILLISECONDS) }, work)
+  }
+
+  get #stopTimeout (): number {
+    return this.#options.stopTimeout ?? STOP_TIMEOUT_DEFAULT
+  }
+
+  /** Ends all, beside the order, which may wait for what never comes. @returns the error that says so */
+  #giveUp (why: string, cause: unknown): Promise<AbandonedError> {
+    this.#givingUp ??= this.#giveUpOnce(why, cause).finally(() => { this.#givingUp = undefined })
+    return this.#givingUp
+  }
+
+  async #giveUpOnce (why: string, cause: unknown): Promise<AbandonedError> {
+    const { inFlight } = this.#gate
+    const isWell = ([index, { stopping }]: [number, RunningQueue]): boolean => stopping === undefined || inFlight[index] === 0
+    const well = [...this.#running].filter(isWell).map(([, queue]) => queue)
+    for (const [index, queue] of this.#running) this.#askToStop(index, queue)
+    await stopped(well)
+
+    const lost = [...this.#running].filter(([, { state }]) => state === undefined)
+    const error = new AbandonedError(why, lost.map(([index]) => index), this.#gate.inFlight, { cause })
+    const stuck = [...this.#threads].filter(([, thread]) => thread.isBusy || lost.some(([, queue]) => queue.thread === thread))
+    this.#gate.giveUp()
+    // A thread that answers is past what it was at; one that does not is in a system call, and looks at the gate after it.
+    await soon(stuck.map(([, thread]) => thread.command('setTrace', false)))
+    for (const [index, thread] of stuck) {
+      this.#threads.delete(index)
+      thread.abandon(error)
+    }
+    if (stuck.length > 0) this.#imageIsKept = true
+    for (const [index] of lost) {
+      this.#left.set(index, error)
+      this.#running.delete(index)
+    }
+    for (const [index, queue] of [...this.#running]) {
+      this.#left.set(index, queue.state!)
+      this.#letGo(index, queue)
+    }
+    await this.#endThreads()
+    this.#gate = this.#makeGate(this.queues)
+    if (this.#state !== 'closed') this.#state = 'stopped'
+    return error
+  }
+
   async #startQueue (index: number, queue: QueueSetup): Promise<void> {
     if (this.#image === undefined) return
     this.#checkQueue(index)
@@ -303,14 +424,15 @@ export class DataPlane implements Drainable {
     const { memory, kickFd, callFd, errorFd, inflight, log, ...ring } = queue
     if (this.#running.size === 0) this.#image.beginUse()
     const thread = this.#startThread(index, this.#image)
+    this.#left.delete(index)
     memory.retain()
     try {
-      const engine = await thread.command('startQueue', { index, memory: memory.toData(), ring, kickFd, callFd, errorFd, inflight, log })
-      this.#running.set(index, { memory, engine })
+      const engine = await this.#forCommand(thread.command('startQueue', { index, memory: memory.toData(), ring, kickFd, callFd, errorFd, inflight, log }))
+      this.#running.set(index, { memory, engine, thread })
       if (this.#state !== 'paused') this.#state = 'running'
     } catch (error) {
       memory.release()
-      if (this.#running.size === 0) this.#image.endUse()
+      if (this.#running.size === 0) this.#endUse(this.#image)
       throw error
     }
   }
@@ -371,25 +493,56 @@ export class DataPlane implements Drainable {
 
   async #stopQueue (index: number): Promise<VirtqueueState> {
     if (this.#image === undefined) return { availableIndex: 0, usedIndex: 0 }
-    const { memory } = this.#checkRunning(index)
-    const state = await this.#threadOf(index).command('stopQueue', index)
-    this.#running.delete(index)
-    if (this.#running.size === 0) this.#image?.endUse()
-    memory.release()
+    const left = this.#left.get(index)
+    if (left instanceof AbandonedError) throw left
+    if (left !== undefined) {
+      this.#left.delete(index)
+      return left
+    }
+    const queue = this.#checkRunning(index)
+    const state = await this.#askToStop(index, queue)
+    this.#letGo(index, queue)
     return state
+  }
+
+  #askToStop (index: number, queue: RunningQueue): Promise<VirtqueueState> {
+    if (queue.stopping === undefined) {
+      queue.stopping = queue.thread.command('stopQueue', index).then((state) => queue.state = state)
+      // Who gives up looks at the state.
+      queue.stopping.catch(() => {})
+    }
+    return queue.stopping
+  }
+
+  /** Gives back what a queue had that has stopped. No effect when that was done. */
+  #letGo (index: number, queue: RunningQueue): void {
+    if (this.#running.get(index) !== queue) return
+    this.#running.delete(index)
+    if (this.#running.size === 0 && this.#image !== undefined) this.#endUse(this.#image)
+    queue.memory.release()
+  }
+
+  // What was given up may still be written.
+  #endUse (image: Image): void {
+    if (!this.#imageIsKept) image.endUse()
   }
 
   async #stopAll (): Promise<Map<number, VirtqueueState>> {
     const states = new Map<number, VirtqueueState>()
-    for (const index of [...this.#running.keys()]) states.set(index, await this.#stopQueue(index))
-    if (this.#threads.size > 0) {
-      await this.#tellAll((thread) => thread.exit())
-      this.#threads.clear()
-      this.#tracer?.({ name: 'virtio_blk_data_plane_stop' })
-    }
+    const stops = await Promise.allSettled([...this.#running.keys()].map(async (index) => states.set(index, await this.#stopQueue(index))))
+    for (const stop of stops) if (stop.status === 'rejected') throw stop.reason
+    await this.#endThreads()
     if (this.#state === 'paused') this.#gate.letGo()
     if (this.#state !== 'created') this.#state = 'stopped'
     return states
+  }
+
+  async #endThreads (): Promise<void> {
+    if (this.#threads.size === 0) return
+    const threads = [...this.#threads.values()]
+    this.#threads.clear()
+    await Promise.all(threads.map((thread) => thread.exit()))
+    this.#tracer?.({ name: 'virtio_blk_data_plane_stop' })
   }
 
   #checkOpen (): void {
@@ -408,6 +561,22 @@ export class DataPlane implements Drainable {
     if (running === undefined) throw new DataPlaneError('ERR_STATE', `queue ${index} is not served`)
     return running
   }
+}
+
+/** Waits until all have stopped, as long as one of them does within each moment. */
+async function stopped (queues: readonly RunningQueue[]): Promise<void> {
+  await soon(queues.map(({ stopping }) => stopping))
+  const left = queues.filter(({ state }) => state === undefined)
+  if (left.length > 0 && left.length < queues.length) await stopped(left)
+}
+
+/** Waits until all have settled, or for a moment. */
+async function soon (promises: readonly (Promise<unknown> | undefined)[]): Promise<void> {
+  if (promises.length === 0) return
+  const waiting = new AbortController()
+  const moment = sleep(LAST_MILLISECONDS, undefined, { signal: waiting.signal }).catch(() => {})
+  await Promise.race([Promise.allSettled(promises), moment])
+  waiting.abort()
 }
 
 /** What another thread of the process needs to drain a data plane: plain data. */

@@ -18,6 +18,8 @@ export type DataPlaneErrorCode =
   | 'ERR_TIMEOUT'
   /** The data-plane thread ended by itself: a fault of this software. */
   | 'ERR_THREAD'
+  /** Queues did not stop in time, and were given up with all that they had in flight. */
+  | 'ERR_ABANDONED'
 
 /** A data plane that cannot be made, or a call that does not fit its state. */
 export class DataPlaneError extends Error {
@@ -25,8 +27,8 @@ export class DataPlaneError extends Error {
   override readonly name: string = 'DataPlaneError'
   readonly code: DataPlaneErrorCode
 
-  constructor (code: DataPlaneErrorCode, message: string) {
-    super(message)
+  constructor (code: DataPlaneErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options)
     this.code = code
   }
 }
@@ -39,8 +41,32 @@ export class DrainTimeoutError extends DataPlaneError {
   readonly inFlight: readonly number[]
 
   constructor (milliseconds: number, inFlight: readonly number[]) {
-    const queues = inFlight.flatMap((requests, queue) => requests === 0 ? [] : [`${requests} on queue ${queue}`])
-    super('ERR_TIMEOUT', `after ${milliseconds} ms requests are still in flight: ${queues.join(', ') || 'a batch being taken in'}`)
+    super('ERR_TIMEOUT', `after ${milliseconds} ms requests are still in flight: ${byQueue(inFlight) || 'a batch being taken in'}`)
     this.inFlight = inFlight
   }
+}
+
+/**
+ * The kernel did not give requests back in time, so that the data plane was given up: all its queues are stopped. What
+ * was in flight may still be done, at any time: its memory stays mapped, its engine and its thread stay, the image stays
+ * open and locked, until the process ends. Nobody will be told of it.
+ */
+export class AbandonedError extends DataPlaneError {
+  static override readonly name = 'AbandonedError'
+  override readonly name = 'AbandonedError'
+  /** The queues that did not stop. */
+  readonly queues: readonly number[]
+  /** Requests in flight that were given up, by queue. */
+  readonly inFlight: readonly number[]
+
+  constructor (why: string, queues: readonly number[], inFlight: readonly number[], options?: ErrorOptions) {
+    const lost = byQueue(inFlight) || (queues.length > 0 ? `a batch being taken in on queue ${queues.join(', ')}` : 'nothing')
+    super('ERR_ABANDONED', `${why}: given up with ${lost} in flight. It may still be done: check the storage, then start this process anew.`, options)
+    this.queues = queues
+    this.inFlight = inFlight
+  }
+}
+
+function byQueue (inFlight: readonly number[]): string {
+  return inFlight.flatMap((requests, queue) => requests === 0 ? [] : [`${requests} on queue ${queue}`]).join(', ')
 }

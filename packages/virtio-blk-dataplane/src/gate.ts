@@ -9,6 +9,10 @@ const TOTAL = 3
 const ABANDONED = 4
 const IN_FLIGHT = 5
 
+// What the word ABANDONED says.
+const DIED = 1
+const GIVEN_UP = 2
+
 /** How long to wait, and how to give up. */
 export interface WaitOptions {
   /** Milliseconds. @default Infinity */
@@ -24,10 +28,10 @@ export interface Drainable {
    * this ends even if the guest never stops sending.
    *
    * @throws DrainTimeoutError when the time is over: the requests go on; the signal's reason; DataPlaneError ERR_THREAD
-   * when the data-plane thread died
+   * when the data-plane thread died, ERR_ABANDONED when the data plane was given up
    */
   drain (options?: WaitOptions): Promise<void>
-  /** The same, blocking the calling thread. @throws DrainTimeoutError, or DataPlaneError ERR_THREAD */
+  /** The same, blocking the calling thread. @throws DrainTimeoutError, or DataPlaneError ERR_THREAD, ERR_ABANDONED */
   drainSync (options?: Pick<WaitOptions, 'timeout'>): void
 }
 
@@ -69,10 +73,10 @@ export class Gate implements Drainable {
     return Array.from(this.#words.subarray(IN_FLIGHT))
   }
 
-  /** Begins a batch. @returns false while somebody holds: nothing may be popped then */
+  /** Begins a batch. @returns false while somebody holds, and once it was given up: nothing may be popped then */
   enter (): boolean {
     this.#mutex.lock()
-    const open = this.#words[HOLDS] === 0
+    const open = this.#words[HOLDS] === 0 && !this.isGivenUp
     if (open) this.#words[TOTAL]!++
     this.#mutex.unlock()
     return open
@@ -117,8 +121,25 @@ export class Gate implements Drainable {
 
   /** The data-plane thread dies: nothing that is in flight will be completed, and nobody shall wait for it. */
   abandon (): void {
+    this.#end(DIED)
+  }
+
+  /**
+   * What is in flight was given up: nobody shall wait for it, and whatever becomes of it, the guest is not to be told,
+   * for its ring may be another's by then. For good: a new start has a new gate.
+   */
+  giveUp (): void {
+    this.#end(GIVEN_UP)
+  }
+
+  /** Whether it was given up: no queue may touch its ring any more. */
+  get isGivenUp (): boolean {
+    return this.#words[ABANDONED] === GIVEN_UP
+  }
+
+  #end (how: number): void {
     this.#mutex.lock()
-    this.#words[ABANDONED] = 1
+    this.#words[ABANDONED] = how
     this.#drained.broadcast()
     this.#mutex.unlock()
   }
@@ -162,7 +183,8 @@ export class Gate implements Drainable {
   }
 
   #isSettled (): boolean {
-    if (this.#words[ABANDONED] === 1) throw new DataPlaneError('ERR_THREAD', 'the data-plane thread died: what was in flight will not be completed')
+    if (this.isGivenUp) throw new DataPlaneError('ERR_ABANDONED', 'the data plane was given up with requests in flight, and stopped')
+    if (this.#words[ABANDONED] === DIED) throw new DataPlaneError('ERR_THREAD', 'the data-plane thread died: what was in flight will not be completed')
     return this.#words[TOTAL] === 0
   }
 

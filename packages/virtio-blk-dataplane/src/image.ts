@@ -1,6 +1,6 @@
 import {
-  close, F_RDLCK, F_UNLCK, F_WRLCK, fileStatus, type FileStatus, ftruncate, LinuxError, lockConflicts, O_DIRECT, O_EXCL, O_RDONLY,
-  O_RDWR, open, setLock
+  close, F_RDLCK, F_UNLCK, F_WRLCK, fileStatus, type FileStatus, ftruncate, LinuxError, lockConflicts, O_DIRECT, O_EXCL, O_NOFOLLOW,
+  O_RDONLY, O_RDWR, open, setLock
 } from '@node-vmm/libc'
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { DataPlaneError } from './errors.ts'
@@ -12,6 +12,11 @@ export interface ImageOptions {
   readonly path: string
   /** What the image is; anything but raw is refused, and nothing is ever guessed from its content. @default 'raw' */
   readonly format?: string
+  /**
+   * Refuse a path whose last part is a symbolic link (O_NOFOLLOW): for images in a folder that others may write to. Most
+   * names of block devices are links (`/dev/vg0/guest`, `/dev/disk/by-path/`). @default false
+   */
+  readonly noFollow?: boolean
   /** Serve it read-only: the lock is shared with other readers then. @default false */
   readonly readOnly?: boolean
   /** Bypass the page cache (O_DIRECT). @default false */
@@ -70,17 +75,18 @@ export class Image {
 
   /** @throws DataPlaneError, or LinuxError when the file cannot be opened */
   static open (options: ImageOptions): Image {
-    const { path, format = 'raw', readOnly = false, direct = false } = options
+    const { path, format = 'raw', readOnly = false, direct = false, noFollow = false } = options
     if (format !== 'raw') {
       throw new DataPlaneError('ERR_FORMAT', `${path} is to be served as ${format}, but the data plane serves raw images only. ` +
         `Convert it: qemu-img convert -O raw ${path} ${path}.raw`)
     }
     const access = readOnly ? O_RDONLY : O_RDWR
     const exclusive = !readOnly && statSync(path, { throwIfNoEntry: false })?.isBlockDevice() === true ? O_EXCL : 0
-    const fd = openImage(path, access | exclusive | (direct ? O_DIRECT : 0))
+    const fd = openImage(path, access | exclusive | (direct ? O_DIRECT : 0) | (noFollow ? O_NOFOLLOW : 0))
     let bufferedFd: number | undefined
     try {
-      if (direct) bufferedFd = openImage(path, access)
+      // By its descriptor: the path may name another file by now.
+      if (direct) bufferedFd = openImage(`/proc/self/fd/${fd}`, access)
       const image = new Image(fd, bufferedFd, options)
       if (!image.#locksWhileRunning) image.#lock()
       return image
@@ -169,7 +175,8 @@ function openImage (path: string, flags: number): number {
       EROFS: 'Its file system is read-only: serve it read-only.',
       EINVAL: 'Its file system may not support O_DIRECT: serve it without.',
       EBUSY: 'It is mounted, or part of a RAID or LVM: unmount it, or serve it read-only.',
-      EISDIR: 'It is a directory: name a file or a block device.'
+      EISDIR: 'It is a directory: name a file or a block device.',
+      ELOOP: 'It is a symbolic link: name the file itself, or serve it without noFollow.'
     }
     const remedy = remedies[error.code]
     throw new LinuxError('open', error.errno, { subject: path, ...(remedy !== undefined && { remedy }) })

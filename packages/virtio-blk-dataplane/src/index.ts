@@ -9,7 +9,7 @@ export type { EngineChoice, EngineFactory, EngineModule, EngineReport } from './
 export * from './errors.ts'
 export type { Drainable, WaitOptions } from './gate.ts'
 export type { ImageOptions } from './image.ts'
-export { type DataPlaneOptions, DISCARD_SEGMENTS_MAX, POLL_DEFAULT, POLL_MAX, QUEUES_MAX, type QueueSetup } from './options.ts'
+export { type DataPlaneOptions, DISCARD_SEGMENTS_MAX, POLL_DEFAULT, POLL_MAX, QUEUES_MAX, type QueueSetup, STOP_TIMEOUT_DEFAULT } from './options.ts'
 export type { QueueStatistics } from './statistics.ts'
 export type { TraceEvent, Tracer } from './trace.ts'
 export * from '@node-vmm/virtio-blk'

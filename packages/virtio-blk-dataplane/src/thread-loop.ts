@@ -158,6 +158,8 @@ export class ThreadLoop {
 
   #startQueue (data: QueueData): EngineReport {
     const { index, ring, kickFd, callFd, errorFd } = data
+    // Who asked for it does not wait any more, and may have unmapped the memory.
+    if (this.#gate.isGivenUp) throw new DataPlaneError('ERR_ABANDONED', `queue ${index} was given up before it started`)
     const memory = GuestMemory.attach(data.memory)
     const log = data.log === undefined ? undefined : new DirtyLog(data.log.address, data.log.length)
     const vring = openVring(memory, data, log)

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdirSync, readdirSync, symlinkSync, truncateSync } from 'node:fs'
+import { chmodSync, mkdirSync, readdirSync, readlinkSync, symlinkSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
-import { NativeMemory, preadv } from '@node-vmm/libc'
+import { fileStatus, NativeMemory, preadv } from '@node-vmm/libc'
 import { test } from 'uvu'
 import { DataPlaneError, type DataPlaneErrorCode } from '../src/errors.ts'
 import { Image, type ImageOptions } from '../src/image.ts'
@@ -44,6 +44,30 @@ test('a symbolic link is followed', () => {
   symlinkSync(scratch.file('linked.img', 1024), path)
   const image = Image.open({ path })
   assert.equal(image.size, 1024)
+  image.close()
+})
+
+test('a symbolic link is refused where links are not to be followed, with what to do; the file itself is not', () => {
+  const file = scratch.file('not-linked.img', 1024)
+  const path = join(scratch.directory, 'unwanted-link')
+  symlinkSync(file, path)
+  const before = descriptors()
+  assert.throws(() => Image.open({ path, noFollow: true }), { code: 'ELOOP', message: /unwanted-link: ELOOP.*symbolic link: name the file itself/ })
+  assert.equal(descriptors(), before)
+  Image.open({ path: file, noFollow: true }).close()
+})
+
+test('both descriptors of a direct image are of one file, whatever its path names meanwhile', () => {
+  const path = scratch.file('direct-swapped.img', 1 << 16)
+  let image
+  try {
+    image = Image.open({ path, direct: true, noFollow: true })
+  } catch (error) {
+    assert.match((error as Error).message, /direct/i)
+    return console.log(`skipped: ${(error as Error).message}`)
+  }
+  assert.equal(readlinkSync(`/proc/self/fd/${image.bufferedFd}`), readlinkSync(`/proc/self/fd/${image.fd}`))
+  assert.equal(fileStatus(image.bufferedFd!).inode, fileStatus(image.fd).inode)
   image.close()
 })
 
@@ -135,7 +159,7 @@ const tools: readonly (readonly [title: string, command: string, args: (path: st
 /** What each tool says to an image: the error that QEMU prints, or nothing. */
 function ask (path: string): string[] {
   return tools.map(([title, command, args]) => {
-    const { status, stderr } = spawnSync(command, args(path), { encoding: 'utf8', timeout: 10_000 })
+    const { status, stderr } = spawnSync(command, args(path), { encoding: 'utf8', timeout: 60_000 })
     return `${title}: ${status === 0 ? 'works' : /Failed to get .*lock/.exec(stderr)?.[0] ?? stderr}`
   })
 }

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('../../../..', import.meta.url))
 const cli = fileURLToPath(new URL('../../dist/cli.js', import.meta.url))
-const LIMIT_MS = 30_000
+const LIMIT_MS = 100_000
 
 if (!existsSync(cli)) spawnSync(process.execPath, ['tools/setup.mjs'], { cwd: root, stdio: 'inherit' })
 
@@ -27,7 +27,7 @@ export interface ProgramOptions {
 
 const running = new Set<Program>()
 
-/** The built program, run by plain Node as a user would, for 30 seconds at most. */
+/** The built program, run by plain Node as a user would, for 100 seconds at most. */
 export class Program {
   stdout = ''
   stderr = ''

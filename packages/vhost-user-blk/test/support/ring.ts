@@ -18,11 +18,12 @@ export class RingFrontEnd {
     ftruncate(this.#memory, 0x10000)
   }
 
-  async start (): Promise<void> {
+  /** @param options whether it passes on its memory, as it must: true by default */
+  async start ({ sharesMemory = true } = {}): Promise<void> {
     const { frontEnd } = this
     await frontEnd.setProtocolFeatures(OFFERED_PROTOCOL_FEATURES)
     await frontEnd.setFeatures(VERSION_1 | TransportFeature.PROTOCOL_FEATURES)
-    await frontEnd.setMemTable([{ guestAddress: 0, size: 0x10000, fd: this.#memory }])
+    if (sharesMemory) await frontEnd.setMemTable([{ guestAddress: 0, size: 0x10000, fd: this.#memory }])
     await frontEnd.setVringNum(0, SIZE)
     await frontEnd.setVringAddr(0, { descriptor: 0, available: AVAILABLE, used: USED })
     await frontEnd.setVringKick(0, this.#kick)

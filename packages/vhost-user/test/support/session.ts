@@ -88,7 +88,7 @@ export function connect (options: BackEndOptions = {}, device = new RecordingDev
   const [ours, theirs] = unixSocketPair()
   const problems: string[] = []
   const session = new BackEndSession(theirs, device, { onProblem: ({ message }) => problems.push(message), ...options })
-  return { front: new FrontEnd(ours, { timeout: 5000, ...frontOptions }), session, device, problems }
+  return { front: new FrontEnd(ours, { timeout: 60_000, ...frontOptions }), session, device, problems }
 }
 
 /** What `guestMemory` gives. */
