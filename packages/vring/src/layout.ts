@@ -38,8 +38,11 @@ export function hasFeature (features: bigint, bit: number): boolean {
 export const VIRTQ_DESC_BYTES = 16
 /** Bytes of a used ring's element. */
 export const VIRTQ_USED_ELEM_BYTES = 8
+/** What the address of a descriptor table is a multiple of: virtio 1.2, 2.7. */
 export const VIRTQ_DESC_ALIGNMENT = 16
+/** An available ring's. */
 export const VIRTQ_AVAIL_ALIGNMENT = 2
+/** A used ring's. */
 export const VIRTQ_USED_ALIGNMENT = 4
 /** The largest ring. */
 export const VIRTQ_SIZE_MAX = 32768

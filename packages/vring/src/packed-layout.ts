@@ -10,6 +10,7 @@ export const VIRTQ_DESC_F_USED = 1 << 15
 
 /** Bytes of an event suppression structure: a position with its wrap counter as bit 15, and flags. */
 export const EVENT_SUPPRESSION_BYTES = 4
+/** What its address is a multiple of: virtio 1.2, 2.8.10.1. */
 export const EVENT_SUPPRESSION_ALIGNMENT = 4
 /** Events are wanted for every descriptor. */
 export const EVENT_FLAGS_ENABLE = 0

@@ -136,10 +136,12 @@ export class SplitVring implements Virtqueue {
     if (head >= this.size) return this.#builder.break('head-out-of-range', `head ${head} in a ring of ${this.size} entries`, head)
     if (this.#heads[head] !== 0) return this.#builder.break('head-in-flight', `head ${head} was made available while it is in flight`, head)
     if (!this.#take(chain, head)) return 'broken'
+    if (this.#record !== undefined) this.#record.popped(head)
     this.#availableIndex = (this.#availableIndex + 1) & INDEX_MASK
     return 'chain'
   }
 
+  /** It stays recorded as it was: another process, should this one end as well, finds the same order. */
   #popAgain (chain: DescriptorChain, again: number[]): PopResult {
     const head = again.pop()!
     if (again.length === 0) this.#again = undefined
@@ -151,7 +153,6 @@ export class SplitVring implements Virtqueue {
     if (!this.#walk(chain, head)) return false
     this.#heads[head] = 1
     this.#inFlight++
-    if (this.#record !== undefined) this.#record.popped(head)
     if (this.#order !== undefined) this.#order.popped(head)
     return true
   }

@@ -6,6 +6,9 @@ import { test } from 'uvu'
 const loader = fileURLToPath(new URL('../../../tools/ts.mjs', import.meta.url))
 const program = fileURLToPath(new URL('./support/allocation-measure.ts', import.meta.url))
 
+/** Bytes a chain. The smallest object has 12: this is less than one for every 20 chains. */
+const ENOUGH = 0.5
+
 interface Measurement {
   readonly fault?: string
   readonly bytesPerChain: number
@@ -15,19 +18,18 @@ interface Measurement {
 function measure (kind: string): Measurement {
   // A young generation that has room for 64 bytes a chain: nothing is collected while it is measured.
   const output = execFileSync(process.execPath, [
-    '--import', loader, '--conditions=@node-vmm/source', '--expose-gc', '--min-semi-space-size=64', '--max-semi-space-size=64',
-    program, kind
-  ], { encoding: 'utf8', timeout: 60_000, killSignal: 'SIGKILL' })
+    '--import', loader, '--conditions=@node-vmm/source', '--min-semi-space-size=64', '--max-semi-space-size=64',
+    program, kind, String(ENOUGH)
+  ], { encoding: 'utf8', timeout: 100_000, killSignal: 'SIGKILL' })
   return JSON.parse(output)
 }
 
 for (const kind of ['direct', 'indirect']) {
-  test(`a million ${kind} chains of several regions, above 4 GiB too, allocate nothing`, () => {
+  test(`${kind} chains of several regions, above 4 GiB too, allocate nothing`, () => {
     const { fault, bytesPerChain, nanosecondsPerChain } = measure(kind)
     console.log(`\nnote: ${kind}: ${bytesPerChain.toFixed(3)} bytes and ${nanosecondsPerChain.toFixed(0)} ns a chain of 3 descriptors`)
     assert.equal(fault, undefined)
-    // The smallest object has 12 bytes: this is less than one for every 20 chains.
-    assert.ok(bytesPerChain < 0.5, `${bytesPerChain} bytes a chain`)
+    assert.ok(bytesPerChain <= ENOUGH, `${bytesPerChain} bytes a chain`)
   })
 }
 

@@ -64,6 +64,16 @@ crashing('a new record knows nothing: the ring begins where the front-end says',
   deepEqual(ring.popAll(ring.device(0)), [5])
 })
 
+// Found by the fuzzer (inflight, seed 11, case 0): the chains popped again were counted anew, behind those that were not yet.
+crashing('a device killed while it does things again leaves the old order to the next one', (ring) => {
+  ring.raw.available(4, 2, 6)
+  deepEqual(ring.popAll(ring.device(0)), [4, 2, 6])
+  const killed = ring.device()
+  killed.pop(ring.chain)
+  equal(ring.chain.head, 4)
+  deepEqual(ring.popAll(ring.device()), [4, 2, 6])
+})
+
 crashing('what was in flight is popped again in its old order, then what came later', (ring) => {
   ring.raw.available(4, 2, 6)
   const killed = ring.device(0)

@@ -1,8 +1,8 @@
 // One of the two threads of litmus.test.ts: plays rounds against the other until the time is over.
 import { GuestMemory, type GuestMemoryData } from '@node-vmm/hostmem'
 import { parentPort, workerData } from 'node:worker_threads'
-import { DriverRing, layOutRing } from '../../src/driver/index.ts'
-import { DescriptorChain, SplitVring, VIRTIO_F_EVENT_IDX } from '../../src/index.ts'
+import { type DriverQueue, DriverRing, layOutPackedRing, layOutRing, PackedDriverRing } from '../../src/driver/index.ts'
+import { DescriptorChain, PackedVring, SplitVring, VIRTIO_F_EVENT_IDX, type Virtqueue } from '../../src/index.ts'
 
 /** What a player begins with. */
 export interface LitmusGame {
@@ -10,10 +10,14 @@ export interface LitmusGame {
   /** `kick`: publish and needsKick against enableNotification. `interrupt`: publish and shouldNotify against enableInterrupts. */
   readonly race: 'kick' | 'interrupt'
   readonly eventIdx: boolean
+  readonly packed: boolean
   readonly memory: GuestMemoryData
   /** 32-bit words: the rendezvous counter of each role, then what each found in this round. */
   readonly shared: SharedArrayBuffer
+  /** It lasts so long. */
   readonly milliseconds: number
+  /** Or up to so long, until there were `ENOUGH` rounds and both outcomes. */
+  readonly millisecondsMax: number
 }
 
 /** How it ended, as each player counted. */
@@ -26,6 +30,9 @@ export interface LitmusResult {
   /** Rounds in which there was a notification. */
   readonly notified: number
 }
+
+/** Rounds. */
+const ENOUGH = 1001
 
 const game = workerData as LitmusGame
 // Many rings a meeting: what two threads have to wait for each other is much longer than one race.
@@ -63,13 +70,13 @@ interface Sides {
 
 /** Plays until the time is over, which the driver says. */
 function play ({ prepare, race, tidy }: Sides): LitmusResult {
-  const until = Date.now() + game.milliseconds
+  const started = Date.now()
   const result = { rounds: 0, lost: 0, seen: 0, notified: 0 }
   // The one that gives the work away is the one that may notify.
   const sender = game.race === 'kick' ? 0 : 1
   for (;;) {
     takeTurns(prepare)
-    if (me === 0 && Date.now() > until) Atomics.store(words, OVER, 1)
+    if (me === 0 && isEnough(result, Date.now() - started)) Atomics.store(words, OVER, 1)
     meet()
     if (Atomics.load(words, OVER) === 1) return result
     for (let ring = 0; ring < RINGS; ring++) {
@@ -89,6 +96,11 @@ function play ({ prepare, race, tidy }: Sides): LitmusResult {
   }
 }
 
+function isEnough ({ rounds, seen, notified }: LitmusResult, milliseconds: number): boolean {
+  if (milliseconds <= game.milliseconds) return false
+  return (rounds >= ENOUGH && seen > 0 && notified > 0) || milliseconds > game.millisecondsMax
+}
+
 /** Each side in turn does something to every ring, the one first that has something for the other. */
 function takeTurns (step: (ring: number) => void): void {
   const first = step.name === 'prepare' ? 0 : 1
@@ -99,7 +111,9 @@ function takeTurns (step: (ring: number) => void): void {
 }
 
 function playDriver (memory: GuestMemory): LitmusResult {
-  const drivers = rings.map((index) => new DriverRing(memory, layOutRing(RING_BYTES * index, 4), { eventIdx: game.eventIdx }))
+  const drivers = rings.map((index): DriverQueue => game.packed
+    ? new PackedDriverRing(memory, layOutPackedRing(RING_BYTES * index, 4), { eventIdx: game.eventIdx })
+    : new DriverRing(memory, layOutRing(RING_BYTES * index, 4), { eventIdx: game.eventIdx }))
   for (const driver of drivers) driver.segmentLength[0] = 1
   meet()
   return play({
@@ -126,9 +140,11 @@ function playDriver (memory: GuestMemory): LitmusResult {
 function playDevice (memory: GuestMemory): LitmusResult {
   meet()
   const features = BigInt(game.eventIdx) << BigInt(VIRTIO_F_EVENT_IDX)
-  const devices = rings.map((index) => new SplitVring(memory, { ...layOutRing(RING_BYTES * index, 4), features }))
+  const devices = rings.map((index): Virtqueue => game.packed
+    ? new PackedVring(memory, { ...layOutPackedRing(RING_BYTES * index, 4), features })
+    : new SplitVring(memory, { ...layOutRing(RING_BYTES * index, 4), features }))
   const chain = new DescriptorChain(memory)
-  const serve = (device: SplitVring): void => {
+  const serve = (device: Virtqueue): void => {
     if (device.pop(chain) !== 'chain') throw new Error(`no chain: ${device.fault?.message}`)
     device.push(chain.head, 0)
   }
