@@ -20,11 +20,16 @@ function descriptors (pid: number): string[] {
   })
 }
 
+/** Bytes of each file: the kernel joins mappings that happen to meet, so their number says little. */
 function mappings (pid: number): string[] {
-  return readFileSync(`/proc/${pid}/maps`, 'utf8').split('\n')
-    .map((line) => line.match(/^\S+ (\S+) \S+ \S+ \d+ +([^[ ].*)$/))
-    .filter((match) => match !== null)
-    .map(([, access, file]) => `mapping ${access} of ${file}`)
+  const bytes = new Map<string, number>()
+  for (const line of readFileSync(`/proc/${pid}/maps`, 'utf8').split('\n')) {
+    const [, start, end, access, file] = line.match(/^(\w+)-(\w+) (\S+) \S+ \S+ \d+ +([^[ ].*)$/) ?? []
+    if (file === undefined) continue
+    const what = `mapping ${access} of ${file}`
+    bytes.set(what, (bytes.get(what) ?? 0) + Number(`0x${end}`) - Number(`0x${start}`))
+  }
+  return [...bytes].map(([what, total]) => `${what}: ${total} bytes`)
 }
 
 /** Waits until a process holds what it held before, no more and no less. @throws with the difference */

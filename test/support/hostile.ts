@@ -64,7 +64,7 @@ export function hostile (options: HostileOptions = {}): Define {
     await Promise.all(engines.map(async (engine) => servers.set(engine, await Served.start(engine, options))))
   })
   test.after(async () => {
-    for (const served of servers.values()) await stop(served.program, served.socket)
+    await Promise.all([...servers.values()].map(({ program, socket }) => stop(program, socket)))
     await cleanUp()
   })
   return (title, body, layouts = LAYOUTS) => {

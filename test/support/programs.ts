@@ -7,6 +7,7 @@ const packages = {
   'apt-get': 'apt',
   blkdiscard: 'util-linux',
   busybox: 'busybox-static',
+  'chromium-headless-shell': 'chromium-headless-shell',
   debugfs: 'e2fsprogs',
   dmsetup: 'dmsetup',
   dpkg: 'dpkg',
@@ -16,7 +17,11 @@ const packages = {
   losetup: 'mount',
   'linux.uml': 'user-mode-linux',
   'mkfs.ext4': 'e2fsprogs',
+  nbdkit: 'nbdkit',
+  openssl: 'openssl',
   perl: 'perl-base',
+  'qemu-img': 'qemu-utils',
+  'qemu-nbd': 'qemu-utils',
   'qemu-storage-daemon': 'qemu-system-common',
   'qemu-system-x86_64': 'qemu-system-x86'
 }

@@ -6,15 +6,16 @@ import { fileURLToPath } from 'node:url'
 const loader = fileURLToPath(new URL('../../tools/ts.mjs', import.meta.url))
 
 /**
- * Runs the first `ts` block of a package's README as a program of its own.
+ * Runs a `ts` block of a package's README as a program of its own.
  *
  * @param packageDir the package's folder; the program runs inside it, so that it imports the package by its name.
+ * @param index which block. @default 0, the first
  * @returns what it printed to standard output.
  * @throws when it does not end well within 200 seconds
  */
-export function runReadmeExample (packageDir: string): string {
-  const example = /^```ts\n(.*?)^```$/ms.exec(readFileSync(join(packageDir, 'README.md'), 'utf8'))?.[1]
-  if (example === undefined) throw new Error(`no ts block in ${packageDir}/README.md`)
+export function runReadmeExample (packageDir: string, index = 0): string {
+  const example = [...readFileSync(join(packageDir, 'README.md'), 'utf8').matchAll(/^```ts\n(.*?)^```$/gms)][index]?.[1]
+  if (example === undefined) throw new Error(`no ts block ${index} in ${packageDir}/README.md`)
   const file = join(packageDir, `.readme-example-${process.pid}.ts`)
   writeFileSync(file, example)
   try {

@@ -28,18 +28,24 @@ export interface BlockGeometry {
   readonly writeback: boolean
   /** Segments of one discard or write-zeroes request, at most; 0 offers neither. */
   readonly discardSegments: number
+  /** The disk can flush: without, every write is stable when it completes, always. @default true */
+  readonly flushes?: boolean
+  /** The disk can discard. @default true */
+  readonly discards?: boolean
   readonly packed: boolean
   readonly inOrder: boolean
 }
 
 /** The feature bits that a disk offers: only what has an effect. */
-export function blockFeatures ({ readOnly, queues, discardSegments, packed, inOrder }: BlockGeometry): bigint {
+export function blockFeatures (geometry: BlockGeometry): bigint {
+  const { readOnly, queues, discardSegments, flushes = true, discards = true, packed, inOrder } = geometry
   const bits = [
-    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_CONFIG_WCE,
-    VIRTIO_F_INDIRECT_DESC, VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1
+    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1
   ]
+  if (flushes) bits.push(VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_CONFIG_WCE)
   if (readOnly) bits.push(VIRTIO_BLK_F_RO)
-  else if (discardSegments > 0) bits.push(VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES)
+  else if (discardSegments > 0) bits.push(VIRTIO_BLK_F_WRITE_ZEROES)
+  if (!readOnly && discardSegments > 0 && discards) bits.push(VIRTIO_BLK_F_DISCARD)
   if (queues > 1) bits.push(VIRTIO_BLK_F_MQ)
   if (packed) bits.push(VIRTIO_F_RING_PACKED)
   if (inOrder) bits.push(VIRTIO_F_IN_ORDER)

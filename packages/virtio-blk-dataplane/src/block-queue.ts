@@ -3,7 +3,7 @@ import { type DirtyLog, type GuestMemory, WINDOW_BYTES } from '@node-vmm/hostmem
 import { type Engine, type EngineName, IoQueue, REQUEST_BUFFERED, REQUEST_DURABLE } from '@node-vmm/ioq'
 import { errno } from '@node-vmm/libc'
 import { CHAIN_DESCRIPTORS_MAX, DescriptorChain, type PopResult, type Virtqueue, type VringFault } from '@node-vmm/vring'
-import type { Disk } from './disk.ts'
+import type { ServedDisk } from './disk.ts'
 import type { Gate } from './gate.ts'
 import { IN_FLIGHT, RangeRequests } from './ranges.ts'
 import {
@@ -39,7 +39,7 @@ export interface BlockQueueInit {
   readonly index: number
   readonly memory: GuestMemory
   readonly vring: Virtqueue
-  readonly disk: Disk
+  readonly disk: ServedDisk
   readonly engine: 'auto' | EngineName | Engine
   readonly gate: Gate
   /** Counters of this queue, see `StatisticsTable`. */
@@ -66,7 +66,7 @@ export class BlockQueue {
 
   readonly #vring: Virtqueue
   readonly #chain: DescriptorChain
-  readonly #disk: Disk
+  readonly #disk: ServedDisk
   readonly #gate: Gate
   readonly #counters: Float64Array
   readonly #onFault: (fault: VringFault) => void

@@ -1,7 +1,8 @@
 import { EventNotifier } from '@node-vmm/event-poll'
 import { exitNow } from '@node-vmm/libc'
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads'
-import { DataPlaneError } from './errors.ts'
+import type { DiskFailure } from './disk-failures.ts'
+import { DataPlaneError, type DataPlaneErrorCode } from './errors.ts'
 import type { CommandName, Commands, PlainError, ThreadInit, FromThread, ToThread } from './messages.ts'
 import type { TraceEvent } from './trace.ts'
 import { VringError, type VringErrorCode, type VringFault } from '@node-vmm/vring'
@@ -10,8 +11,17 @@ import { VringError, type VringErrorCode, type VringFault } from '@node-vmm/vrin
 export interface ThreadEvents {
   onFault (queue: number, fault: VringFault): void
   onTrace (event: TraceEvent): void
+  /** A disk of the user's own failed. */
+  onProblem (failure: DiskFailure): void
   /** The thread died: a fault of this software. */
   onDeath (error: DataPlaneError): void
+}
+
+/** What runs the loop: a Worker, or what stands in for one. */
+export interface Runner {
+  on (event: 'error', listener: (error: Error) => void): unknown
+  once (event: 'exit', listener: () => void): unknown
+  unref (): void
 }
 
 interface Pending {
@@ -33,7 +43,7 @@ let abandoned = 0
 export class DataPlaneThread {
   /** Adds to this eventfd make the thread look at its commands and its rings. Usable from any thread of the process. */
   readonly wake = EventNotifier.create()
-  readonly #worker: Worker
+  readonly #runner: Runner
   readonly #port: MessagePort
   readonly #events: ThreadEvents
   readonly #pending = new Map<number, Pending>()
@@ -45,15 +55,15 @@ export class DataPlaneThread {
   #abandoned = false
   #death: DataPlaneError | undefined
 
-  constructor (init: Omit<ThreadInit, 'port' | 'wakeFd' | 'done'>, events: ThreadEvents) {
+  /** @param launch makes what runs the loop. @default a thread of its own */
+  constructor (init: Omit<ThreadInit, 'port' | 'wakeFd' | 'done'>, events: ThreadEvents, launch: (init: ThreadInit) => Runner = launchWorker) {
     const { port1, port2 } = new MessageChannel()
     this.#port = port1
     this.#events = events
-    const workerData: ThreadInit = { ...init, port: port2, wakeFd: this.wake.fd, done: this.#done.buffer }
-    this.#worker = new Worker(workerEntry(), { workerData, transferList: [port2], name: 'virtio-blk-data-plane' })
+    this.#runner = launch({ ...init, port: port2, wakeFd: this.wake.fd, done: this.#done.buffer })
     port1.on('message', (message: FromThread) => this.#onMessage(message))
-    this.#worker.on('error', (error) => this.#onDeath(error))
-    this.#ended = new Promise((resolve) => this.#worker.once('exit', () => {
+    this.#runner.on('error', (error) => this.#onDeath(error))
+    this.#ended = new Promise((resolve) => this.#runner.once('exit', () => {
       this.#onEnd()
       resolve()
     }))
@@ -102,14 +112,20 @@ export class DataPlaneThread {
    */
   abandon (error: Error): void {
     this.#abandoned = true
-    this.#rejectAll(error)
+    this.rejectAll(error)
     this.#port.unref()
-    this.#worker.unref()
+    this.#runner.unref()
     live.delete(this)
     abandoned++
     // Behind the handlers that others have by now, for no other runs after it.
     process.off('exit', endThreads)
     process.on('exit', endThreads)
+  }
+
+  /** Whoever waits for an answer gets the error instead. */
+  rejectAll (error: Error): void {
+    for (const { reject } of this.#pending.values()) reject(error)
+    this.#pending.clear()
   }
 
   /** Blocks until the thread, told to exit, makes no system call any more, or for `milliseconds`. */
@@ -122,6 +138,7 @@ export class DataPlaneThread {
       case 'answer': return this.#take(message.id)?.resolve(message.value)
       case 'failure': return this.#take(message.id)?.reject(asError(message.error))
       case 'fault': return this.#abandoned ? undefined : this.#events.onFault(message.queue, message.fault)
+      case 'problem': return this.#events.onProblem(message.failure)
       case 'trace': return this.#events.onTrace(message.event)
     }
   }
@@ -136,13 +153,8 @@ export class DataPlaneThread {
     if (this.#death !== undefined || this.#abandoned) return
     this.#death = new DataPlaneError('ERR_THREAD', `the data-plane thread died: ${cause.message}`)
     this.#death.cause = cause
-    this.#rejectAll(this.#death)
+    this.rejectAll(this.#death)
     this.#events.onDeath(this.#death)
-  }
-
-  #rejectAll (error: Error): void {
-    for (const { reject } of this.#pending.values()) reject(error)
-    this.#pending.clear()
   }
 
   #onEnd (): void {
@@ -155,7 +167,12 @@ export class DataPlaneThread {
 /** The error of the other thread, of its class where callers may want to know it. */
 function asError ({ name, message, code }: PlainError): Error {
   if (name === VringError.name) return new VringError(code as VringErrorCode, message)
+  if (name === DataPlaneError.name) return new DataPlaneError(code as DataPlaneErrorCode, message)
   return Object.assign(new Error(message), { name, code })
+}
+
+function launchWorker (init: ThreadInit): Worker {
+  return new Worker(workerEntry(), { workerData: init, transferList: [init.port], name: 'virtio-blk-data-plane' })
 }
 
 function workerEntry (): URL {

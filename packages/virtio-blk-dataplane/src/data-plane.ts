@@ -2,19 +2,25 @@ import { EventNotifier } from '@node-vmm/event-poll'
 import type { GuestMemory } from '@node-vmm/hostmem'
 import { WriteTurns } from '@node-vmm/ioq'
 import type { VirtqueueState } from '@node-vmm/vring'
-import { fdatasync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { promisify } from 'node:util'
 import { blockConfig, blockFeatures, type BlockGeometry } from './block-config.ts'
-import { DataPlaneThread } from './data-plane-thread.ts'
-import type { Disk } from './disk.ts'
+import { isDiskModule } from './custom-disk.ts'
+import { DataPlaneThread, type Runner } from './data-plane-thread.ts'
+import type { DiskFailure } from './disk-failures.ts'
+import type { ServedDisk } from './disk.ts'
 import { type EngineReport, probeEngine } from './engine.ts'
 import { AbandonedError, DataPlaneError } from './errors.ts'
 import { type Drainable, Gate, type WaitOptions } from './gate.ts'
 import { Image } from './image.ts'
+import { LocalRunner } from './local-runner.ts'
+import type { Medium } from './medium.ts'
+import type { ThreadInit } from './messages.ts'
 import { checkOptions, type DataPlaneOptions, POLL_DEFAULT, type QueueSetup, STOP_TIMEOUT_DEFAULT } from './options.ts'
+import { moduleUrl, OwnDisk } from './own-disk.ts'
+import { OwnMedium } from './own-medium.ts'
 import { SECTOR_BYTES, VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk'
 import { type QueueStatistics, StatisticsTable } from './statistics.ts'
+import { ThreadDisk } from './thread-disk.ts'
 import type { Tracer } from './trace.ts'
 
 /** `created`: no queue was started yet. `running`, `paused`: queues are served, or kept from it. `stopped`, `closed`. */
@@ -30,6 +36,7 @@ interface RunningQueue {
   state?: VirtqueueState
 }
 
+const NO_ENGINE: EngineReport = { name: 'none', rejected: [] }
 /** Milliseconds that a timer can take: more means for ever. */
 const TIMER_MAX = 0x7fffffff
 /** Milliseconds that a thread has at least for a command: it may have to begin first, on a machine that is busy. */
@@ -45,13 +52,18 @@ const LAST_MILLISECONDS = 1000
  * touches a ring; the data-plane thread never waits for the calling one.
  */
 export class DataPlane implements Drainable {
-  readonly #image: Image | undefined
+  /** Undefined where the data plane does nothing. */
+  readonly #medium: Medium | undefined
   readonly #options: DataPlaneOptions
   #gate: Gate
   readonly #statistics: StatisticsTable
   readonly #writeTurns: SharedArrayBuffer | undefined
   readonly #running = new Map<number, RunningQueue>()
   readonly #threads = new Map<number, DataPlaneThread>()
+  /** Of a disk that its thread opens: both last until the end. */
+  #diskModule: ThreadInit['diskModule']
+  /** Makes what runs the loop of a thread. @default a thread of its own */
+  #launch: ((init: ThreadInit) => Runner) | undefined
   #geometry: BlockGeometry
   #tracer: Tracer | undefined
   #state: DataPlaneState = 'created'
@@ -69,50 +81,86 @@ export class DataPlane implements Drainable {
    */
   readonly engine: EngineReport
 
-  private constructor (image: Image | undefined, options: DataPlaneOptions) {
-    const { queues = 1, readOnly = false, writeThrough = false, discardSegments = 1, packed = false, inOrder = false } = options
-    this.#image = image
-    this.engine = image === undefined ? { name: 'none', rejected: [] } : probeEngine(options.engine, image.fd)
+  private constructor (medium: Medium | undefined, engine: EngineReport, options: DataPlaneOptions) {
+    const { queues = 1 } = options
+    this.#medium = medium
+    this.engine = engine
     this.#options = options
     this.#tracer = options.tracer
-    this.#geometry = {
-      sectors: image === undefined ? 0 : image.size / SECTOR_BYTES,
-      readOnly,
-      blockSize: image?.blockSize ?? SECTOR_BYTES,
-      physicalBlockSize: image?.physicalBlockSize ?? SECTOR_BYTES,
-      queues,
-      writeback: !writeThrough,
-      discardSegments,
-      packed,
-      inOrder
-    }
+    this.#geometry = measure(medium, options)
     this.#gate = this.#makeGate(queues)
     this.#statistics = new StatisticsTable(queues)
-    this.#writeTurns = image?.bufferedFd === undefined ? undefined : WriteTurns.allocate()
+    this.#writeTurns = medium?.bufferedFd === undefined ? undefined : WriteTurns.allocate()
   }
 
   /**
-   * Opens and locks the image. Nothing runs yet.
+   * Opens and locks the image, or takes a disk of one's own. Nothing runs yet.
    *
    * @throws DataPlaneError for a device or a disk that a data plane cannot serve, with the remedy; LinuxError when the
    * image cannot be opened
    */
   static create (options: DataPlaneOptions): DataPlane {
-    if (options.dataPlane === false) return new DataPlane(undefined, options)
+    if (options.dataPlane === false) return new DataPlane(undefined, NO_ENGINE, options)
     checkOptions(options)
-    const image = Image.open(options)
+    const { path, disk, readOnly = false } = options
+    if (isDiskModule(disk)) throw new DataPlaneError('ERR_OPTION', 'a disk module is opened on a thread, which takes its time: await DataPlane.open(options)')
+    if (disk !== undefined) {
+      const own = OwnDisk.of(disk)
+      const plane = new DataPlane(new OwnMedium(own, readOnly).take(own.inspect()), { name: own.name, rejected: [] }, options)
+      plane.#launch = (init) => new LocalRunner(init, own)
+      return plane
+    }
+    const image = Image.open({ ...options, path: path! })
     try {
-      return new DataPlane(image, options)
+      return new DataPlane(image, probeEngine(options.engine, image.fd), options)
     } catch (error) {
       image.close()
       throw error
     }
   }
 
+  /**
+   * The same, and for a disk that a module opens: its thread begins at once, and lasts, with the disk open, until `close`.
+   *
+   * @throws as `create`; DataPlaneError ERR_DISK for a module that cannot be loaded or does not open a disk, ERR_ABANDONED
+   * where it takes longer than any command may
+   */
+  static async open (options: DataPlaneOptions): Promise<DataPlane> {
+    const { disk, readOnly = false } = options
+    if (options.dataPlane === false || !isDiskModule(disk)) return DataPlane.create(options)
+    checkOptions(options)
+    const url = moduleUrl(disk.module)
+    const medium = new OwnMedium(new ThreadDisk(() => plane.#diskThread), readOnly)
+    const plane: DataPlane = new DataPlane(medium, { name: url, rejected: [] }, options)
+    plane.#diskModule = { module: url, options: disk.options }
+    await plane.#openModule(medium)
+    return plane
+  }
+
+  async #openModule (medium: OwnMedium): Promise<void> {
+    this.#threads.set(0, this.#launchThread(0, medium))
+    try {
+      await this.#forCommand(medium.open())
+      await this.#change(measure(medium, this.#options))
+    } catch (error) {
+      await this.#endThreads()
+      this.#state = 'closed'
+      throw error
+    }
+  }
+
+  /** The thread that has the disk which a module opened. @throws DataPlaneError when it has gone, with the disk */
+  get #diskThread (): DataPlaneThread {
+    const thread = this.#threads.get(0)
+    if (thread === undefined) throw new DataPlaneError('ERR_ABANDONED', 'the disk was given up with its thread, which did not answer: open another data plane')
+    return thread
+  }
+
   #makeGate (queues: number): Gate {
     return Gate.create(queues, () => { for (const thread of this.#threads.values()) thread.wake.notify() })
   }
 
+  /** What it is doing: see {@link DataPlaneState}. */
   get state (): DataPlaneState {
     return this.#state
   }
@@ -122,6 +170,7 @@ export class DataPlane implements Drainable {
     return this.#geometry.sectors * SECTOR_BYTES
   }
 
+  /** How many queues the disk has. */
   get queues (): number {
     return this.#geometry.queues
   }
@@ -207,7 +256,7 @@ export class DataPlane implements Drainable {
   /** Interrupts the guest by another descriptor from now on, or not at all. The old one is no longer used when this resolves. */
   setCall (queue: number, callFd: number | undefined): Promise<void> {
     return this.#inOrder(async () => {
-      if (this.#image === undefined) return
+      if (this.#medium === undefined) return
       this.#checkRunning(queue)
       await this.#forCommand(this.#threadOf(queue).command('setCall', { index: queue, callFd }))
     })
@@ -225,22 +274,22 @@ export class DataPlane implements Drainable {
    * Cuts or extends the image, or takes over the size that it has by now, while queues run. Requests beyond the new end
    * fail from then on; the guest is told by whoever connects it.
    *
-   * @param bytes the new size, a multiple of 512. @default what the file or device has
-   * @throws DataPlaneError for a size that is no disk's, or another size for a device; LinuxError
+   * @param bytes the new size, a multiple of 512; not for a disk of one's own. @default what the file, device or disk has
+   * @throws DataPlaneError for a size that is no disk's, or another size for what cannot have one; LinuxError
    */
   resize (bytes?: number): Promise<void> {
     return this.#inOrder(async () => {
-      const image = this.#image
-      if (image === undefined) return
-      if (bytes !== undefined) image.checkResize(bytes)
-      const cuts = bytes !== undefined && bytes < image.size
-      if (bytes === undefined) image.refresh()
-      else if (!cuts) image.resize(bytes)
-      await this.#change({ sectors: (cuts ? bytes : image.size) / SECTOR_BYTES })
+      const medium = this.#medium
+      if (medium === undefined) return
+      if (bytes !== undefined) medium.checkResize(bytes)
+      const cuts = bytes !== undefined && bytes < medium.size
+      if (bytes === undefined) await this.#forCommand(Promise.resolve(medium.refresh()))
+      else if (!cuts) medium.resize(bytes)
+      await this.#change({ sectors: (cuts ? bytes : medium.size) / SECTOR_BYTES })
       // No request may be beyond the end when the end comes nearer.
       if (cuts) {
         await this.drain()
-        image.resize(bytes)
+        medium.resize(bytes)
       }
     })
   }
@@ -248,15 +297,16 @@ export class DataPlane implements Drainable {
   /** Has every write stable when it completes, or (false) only at a flush. What was written before is stable when this resolves. @throws LinuxError */
   setWriteThrough (writeThrough: boolean): Promise<void> {
     return this.#inOrder(async () => {
-      await this.#change({ writeback: !writeThrough })
-      if (writeThrough && this.#image !== undefined) await promisify(fdatasync)(this.#image.fd)
+      const flushes = this.#medium?.flushes ?? true
+      await this.#change({ writeback: !writeThrough && flushes })
+      if (writeThrough && flushes) await this.#medium?.sync()
     })
   }
 
   async #change (change: Partial<BlockGeometry>): Promise<void> {
     this.#geometry = { ...this.#geometry, ...change }
-    const { sectors, writeback } = this.#geometry
-    await this.#tellAll((thread) => thread.command('setDisk', { sectors, writeThrough: !writeback }))
+    const { sectors, readOnly, writeback } = this.#geometry
+    await this.#tellAll((thread) => thread.command('setDisk', { sectors, readOnly, writeThrough: !writeback }))
   }
 
   async #tellAll (command: (thread: DataPlaneThread) => Promise<unknown>): Promise<void> {
@@ -267,7 +317,9 @@ export class DataPlane implements Drainable {
     return this.#gate.drain(options)
   }
 
+  /** @throws as `Drainable.drainSync`; DataPlaneError ERR_STATE for a disk that runs on this thread: it would wait for itself */
   drainSync (options: Pick<WaitOptions, 'timeout'> = {}): void {
+    if (this.#launch !== undefined) throw new DataPlaneError('ERR_STATE', 'the disk runs on the calling thread, which must not block for it: await drain()')
     this.#gate.drainSync(options)
   }
 
@@ -279,7 +331,7 @@ export class DataPlane implements Drainable {
    */
   pause (options: WaitOptions = {}): Promise<void> {
     return this.#inOrder(async () => {
-      if (this.#state === 'paused' || this.#image === undefined) return
+      if (this.#state === 'paused' || this.#medium === undefined) return
       if (this.#state !== 'running') throw new DataPlaneError('ERR_STATE', `nothing is served: a data plane that is ${this.#state} cannot pause`)
       const gate = this.#gate
       gate.hold()
@@ -314,6 +366,8 @@ export class DataPlane implements Drainable {
     try {
       await this.#within(options, closing)
     } catch (error) {
+      // The disk is still to be closed.
+      if (error instanceof AbandonedError && this.#isOwn) await soon([closing])
       if (error instanceof AbandonedError) this.#state = 'closed'
       throw error
     }
@@ -326,10 +380,24 @@ export class DataPlane implements Drainable {
       if (error.code === 'ERR_THREAD') await this.#endThreads()
       else if (!(error instanceof AbandonedError)) throw error
     })
-    if (!this.#imageIsKept) this.#image?.close()
-    this.#state = 'closed'
+    const isGone = this.#diskModule !== undefined && this.#threads.size === 0
+    try {
+      if (!this.#imageIsKept && !isGone) await this.#medium?.close()
+    } catch (error) {
+      // The disk died with its thread.
+      if ((error as DataPlaneError).code !== 'ERR_THREAD') throw error
+    } finally {
+      await this.#endThreads()
+      this.#state = 'closed'
+    }
   }
 
+  /** The disk is the user's own. */
+  get #isOwn (): boolean {
+    return this.#medium instanceof OwnMedium
+  }
+
+  /** The same as `close()`, for `await using`. */
   [Symbol.asyncDispose] (): Promise<void> {
     return this.close()
   }
@@ -355,8 +423,11 @@ export class DataPlane implements Drainable {
   async #within<Result> ({ timeout = this.#stopTimeout, signal }: WaitOptions, work: Promise<Result>): Promise<Result> {
     let timer: NodeJS.Timeout | undefined
     let giveUp!: (why: string, cause?: unknown) => void
-    const over = new Promise<() => Promise<never>>((resolve) => {
-      giveUp = (why, cause) => resolve(async () => { throw await this.#giveUp(why, cause) })
+    const over = new Promise<() => Promise<Result>>((resolve) => {
+      giveUp = (why, cause) => resolve(async () => {
+        if (this.#isOwn && await this.#endsAborted(work)) return work
+        throw await this.#giveUp(why, cause)
+      })
     })
     const abort = (): void => giveUp('the wait was aborted', signal?.reason)
     if (signal?.aborted === true) abort()
@@ -368,6 +439,15 @@ export class DataPlane implements Drainable {
       clearTimeout(timer)
       signal?.removeEventListener('abort', abort)
     }
+  }
+
+  /** Aborts the requests of queues that are being stopped. @returns whether the work ended by that */
+  async #endsAborted (work: Promise<unknown>): Promise<boolean> {
+    for (const thread of this.#threads.values()) thread.command('abort', undefined).catch(() => {})
+    let ended = false
+    const end = (): void => { ended = true }
+    await soon([work.then(end, end)])
+    return ended
   }
 
   /** Waits for what threads do at once, unless they hang. */
@@ -396,13 +476,14 @@ export class DataPlane implements Drainable {
     const error = new AbandonedError(why, lost.map(([index]) => index), this.#gate.inFlight, { cause })
     const stuck = [...this.#threads].filter(([, thread]) => thread.isBusy || lost.some(([, queue]) => queue.thread === thread))
     this.#gate.giveUp()
+    const hanging = this.#isOwn ? await this.#giveUpRequests(stuck, error) : stuck
     // A thread that answers is past what it was at; one that does not is in a system call, and looks at the gate after it.
-    await soon(stuck.map(([, thread]) => thread.command('setTrace', false)))
-    for (const [index, thread] of stuck) {
+    if (!this.#isOwn) await soon(stuck.map(([, thread]) => thread.command('setTrace', false)))
+    for (const [index, thread] of hanging) {
       this.#threads.delete(index)
       thread.abandon(error)
     }
-    if (stuck.length > 0) this.#imageIsKept = true
+    if (hanging.length > 0) this.#imageIsKept = true
     for (const [index] of lost) {
       this.#left.set(index, error)
       this.#running.delete(index)
@@ -411,19 +492,37 @@ export class DataPlane implements Drainable {
       this.#left.set(index, queue.state!)
       this.#letGo(index, queue)
     }
-    await this.#endThreads()
+    if (this.#diskModule === undefined) await this.#endThreads()
     this.#gate = this.#makeGate(this.queues)
+    for (const thread of this.#threads.values()) void thread.command('setGate', this.#gate.state).catch(() => {})
     if (this.#state !== 'closed') this.#state = 'stopped'
     return error
   }
 
+  /**
+   * Where only promises do not settle, the thread goes on, without the queues that wait for them.
+   *
+   * @returns the threads that do not answer
+   */
+  async #giveUpRequests (stuck: readonly (readonly [number, DataPlaneThread])[], error: AbandonedError): Promise<(readonly [number, DataPlaneThread])[]> {
+    const answering = new Set<DataPlaneThread>()
+    const asked = stuck.map(async ([, thread]) => {
+      await thread.command('giveUp', undefined)
+      answering.add(thread)
+    })
+    // On the calling thread it is answered, when there is time.
+    await (this.#launch === undefined ? soon(asked) : Promise.allSettled(asked))
+    for (const thread of answering) thread.rejectAll(error)
+    return stuck.filter(([, thread]) => !answering.has(thread))
+  }
+
   async #startQueue (index: number, queue: QueueSetup): Promise<void> {
-    if (this.#image === undefined) return
+    if (this.#medium === undefined) return
     this.#checkQueue(index)
     if (this.#running.has(index)) throw new DataPlaneError('ERR_STATE', `queue ${index} is served already: stop it first`)
     const { memory, kickFd, callFd, errorFd, inflight, log, ...ring } = queue
-    if (this.#running.size === 0) this.#image.beginUse()
-    const thread = this.#startThread(index, this.#image)
+    if (this.#running.size === 0) this.#medium.beginUse()
+    const thread = this.#startThread(index, this.#medium)
     this.#left.delete(index)
     memory.retain()
     try {
@@ -432,7 +531,7 @@ export class DataPlane implements Drainable {
       if (this.#state !== 'paused') this.#state = 'running'
     } catch (error) {
       memory.release()
-      if (this.#running.size === 0) this.#endUse(this.#image)
+      if (this.#running.size === 0) this.#endUse(this.#medium)
       throw error
     }
   }
@@ -447,43 +546,55 @@ export class DataPlane implements Drainable {
   }
 
   // A thread begins with its first queue, so that it inherits the processors of who starts it.
-  #startThread (queue: number, image: Image): DataPlaneThread {
+  #startThread (queue: number, medium: Medium): DataPlaneThread {
+    if (this.#diskModule !== undefined) return this.#diskThread
     const index = this.#threadIndex(queue)
     const running = this.#threads.get(index)
     if (running !== undefined) return running
+    const thread = this.#launchThread(index, medium)
+    this.#threads.set(index, thread)
+    return thread
+  }
+
+  #launchThread (index: number, medium: Medium): DataPlaneThread {
     const { engine = 'auto', cpus = [], pollMaxMicroseconds = POLL_DEFAULT, onFault, onDeath } = this.#options
     if (this.#threads.size === 0) this.#tracer?.({ name: 'virtio_blk_data_plane_start', queues: this.queues })
-    const thread = new DataPlaneThread({
+    return new DataPlaneThread({
       gate: this.#gate.state,
       statistics: this.#statistics.state,
-      disk: this.#disk(image),
+      disk: this.#disk(medium),
       engine,
+      diskModule: this.#diskModule,
       cpus: cpus[index],
       trace: this.#tracer !== undefined,
       pollMaxMicroseconds
     }, {
       onFault: (faulty, fault) => onFault?.(faulty, fault),
       onTrace: (event) => this.#tracer?.(event),
+      onProblem: (failure) => this.#onProblem(failure),
       onDeath: (error) => {
         if (this.#running.size > 0) this.#gate.abandon()
         onDeath?.(error)
       }
-    })
-    this.#threads.set(index, thread)
-    return thread
+    }, this.#launch)
   }
 
-  #disk (image: Image): Disk {
+  #onProblem ({ message, stack }: DiskFailure): void {
+    const cause = stack === undefined ? undefined : Object.assign(new Error(message), { stack })
+    this.#options.onProblem?.(new DataPlaneError('ERR_DISK', message, { cause }))
+  }
+
+  #disk (medium: Medium): ServedDisk {
     const { serial = '' } = this.#options
-    const { sectors, writeback, discardSegments } = this.#geometry
+    const { sectors, readOnly, writeback, discardSegments } = this.#geometry
     const id = new Uint8Array(VIRTIO_BLK_ID_BYTES)
     id.set(Buffer.from(serial))
     return {
-      fd: image.fd,
-      bufferedFd: image.bufferedFd,
-      alignment: image.alignment,
+      fd: medium.fd,
+      bufferedFd: medium.bufferedFd,
+      alignment: medium.alignment,
       writeTurns: this.#writeTurns,
-      readOnly: image.readOnly,
+      readOnly,
       id,
       discardSegments,
       sectors,
@@ -492,7 +603,7 @@ export class DataPlane implements Drainable {
   }
 
   async #stopQueue (index: number): Promise<VirtqueueState> {
-    if (this.#image === undefined) return { availableIndex: 0, usedIndex: 0 }
+    if (this.#medium === undefined) return { availableIndex: 0, usedIndex: 0 }
     const left = this.#left.get(index)
     if (left instanceof AbandonedError) throw left
     if (left !== undefined) {
@@ -518,20 +629,20 @@ export class DataPlane implements Drainable {
   #letGo (index: number, queue: RunningQueue): void {
     if (this.#running.get(index) !== queue) return
     this.#running.delete(index)
-    if (this.#running.size === 0 && this.#image !== undefined) this.#endUse(this.#image)
+    if (this.#running.size === 0 && this.#medium !== undefined) this.#endUse(this.#medium)
     queue.memory.release()
   }
 
   // What was given up may still be written.
-  #endUse (image: Image): void {
-    if (!this.#imageIsKept) image.endUse()
+  #endUse (medium: Medium): void {
+    if (!this.#imageIsKept) medium.endUse()
   }
 
   async #stopAll (): Promise<Map<number, VirtqueueState>> {
     const states = new Map<number, VirtqueueState>()
     const stops = await Promise.allSettled([...this.#running.keys()].map(async (index) => states.set(index, await this.#stopQueue(index))))
     for (const stop of stops) if (stop.status === 'rejected') throw stop.reason
-    await this.#endThreads()
+    if (this.#diskModule === undefined) await this.#endThreads()
     if (this.#state === 'paused') this.#gate.letGo()
     if (this.#state !== 'created') this.#state = 'stopped'
     return states
@@ -560,6 +671,25 @@ export class DataPlane implements Drainable {
     const running = this.#running.get(index)
     if (running === undefined) throw new DataPlaneError('ERR_STATE', `queue ${index} is not served`)
     return running
+  }
+}
+
+/** What the guest is to know of its disk. */
+function measure (medium: Medium | undefined, options: DataPlaneOptions): BlockGeometry {
+  const { queues = 1, readOnly = false, writeThrough = false, discardSegments = 1, packed = false, inOrder = false } = options
+  const { size = 0, blockSize = SECTOR_BYTES, physicalBlockSize = SECTOR_BYTES, flushes = true, discards = true } = medium ?? {}
+  return {
+    sectors: size / SECTOR_BYTES,
+    readOnly: medium?.readOnly ?? readOnly,
+    blockSize,
+    physicalBlockSize,
+    queues,
+    writeback: !writeThrough && flushes,
+    discardSegments,
+    flushes,
+    discards,
+    packed,
+    inOrder
   }
 }
 

@@ -8,6 +8,8 @@ export type DataPlaneErrorCode =
   | 'ERR_IMAGE'
   /** Another process uses the image. */
   | 'ERR_IMAGE_LOCKED'
+  /** A disk of the user's own cannot be one, or cannot be opened, or failed. */
+  | 'ERR_DISK'
   /** An option is out of its range. */
   | 'ERR_OPTION'
   /** There is no queue of this index. */

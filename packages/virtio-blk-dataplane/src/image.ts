@@ -2,8 +2,10 @@ import {
   close, F_RDLCK, F_UNLCK, F_WRLCK, fileStatus, type FileStatus, ftruncate, LinuxError, lockConflicts, O_DIRECT, O_EXCL, O_NOFOLLOW,
   O_RDONLY, O_RDWR, open, setLock
 } from '@node-vmm/libc'
-import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs'
+import { existsSync, fdatasync, readFileSync, realpathSync, statSync } from 'node:fs'
+import { promisify } from 'node:util'
 import { DataPlaneError } from './errors.ts'
+import type { Alignment, Medium } from './medium.ts'
 import { SECTOR_BYTES } from '@node-vmm/virtio-blk'
 
 /** A raw image: which file, and how to use it. */
@@ -38,7 +40,9 @@ const RESIZE = 3
 const PERMISSIONS = 4
 
 /** An open image, locked. */
-export class Image {
+export class Image implements Medium {
+  readonly flushes = true
+  readonly discards = true
   readonly path: string
   readonly fd: number
   /** A second descriptor without O_DIRECT, for what direct I/O cannot take; undefined where `fd` is not direct. */
@@ -150,18 +154,14 @@ export class Image {
     this.#size = bytes
   }
 
+  async sync (): Promise<void> {
+    await promisify(fdatasync)(this.fd)
+  }
+
   close (): void {
     if (this.bufferedFd !== undefined) close(this.bufferedFd)
     close(this.fd)
   }
-}
-
-/** Multiples, in bytes. */
-export interface Alignment {
-  /** Of a buffer's address. */
-  readonly memory: number
-  /** Of a request's offset, and of its buffers' lengths. */
-  readonly offset: number
 }
 
 function openImage (path: string, flags: number): number {

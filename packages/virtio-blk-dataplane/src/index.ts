@@ -4,6 +4,7 @@
  * @packageDocumentation
  */
 export * from './block-config.ts'
+export type { Disk, DiskModule, OpenDisk, Segments } from './custom-disk.ts'
 export * from './data-plane.ts'
 export type { EngineChoice, EngineFactory, EngineModule, EngineReport } from './engine.ts'
 export * from './errors.ts'

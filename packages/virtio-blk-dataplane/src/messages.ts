@@ -1,8 +1,11 @@
 import type { GuestMemoryData } from '@node-vmm/hostmem'
 import type { VirtqueueState, VringFault, VringInit } from '@node-vmm/vring'
 import type { MessagePort } from 'node:worker_threads'
-import type { Disk, DiskState } from './disk.ts'
+import type { DiskModule } from './custom-disk.ts'
+import type { DiskFailure } from './disk-failures.ts'
+import type { DiskState, ServedDisk } from './disk.ts'
 import type { EngineChoice, EngineReport } from './engine.ts'
+import type { DiskControl, DiskFacts } from './own-disk.ts'
 import type { TraceEvent } from './trace.ts'
 
 /** What a data-plane thread begins with. */
@@ -15,8 +18,10 @@ export interface ThreadInit {
   /** One 32-bit word, 0 until the thread makes no system call any more. */
   readonly done: SharedArrayBuffer
   readonly statistics: SharedArrayBuffer
-  readonly disk: Disk
+  readonly disk: ServedDisk
   readonly engine: EngineChoice
+  /** A disk of the user's own, which this thread opens: it takes the engine's place. */
+  readonly diskModule: DiskModule & { readonly module: string } | undefined
   readonly cpus: readonly number[] | undefined
   readonly trace: boolean
   readonly pollMaxMicroseconds: number
@@ -42,10 +47,19 @@ export interface Commands {
   stopQueue: { readonly argument: number, readonly answer: VirtqueueState }
   /** Replaces the call eventfd of a running queue. */
   setCall: { readonly argument: { readonly index: number, readonly callFd: number | undefined }, readonly answer: undefined }
-  /** The disk has another size, or another mode of its write cache. */
+  /** The disk has another size, or another mode of its write cache, or was opened meanwhile. */
   setDisk: { readonly argument: DiskState, readonly answer: undefined }
   /** Switches the trace events on or off. */
   setTrace: { readonly argument: boolean, readonly answer: undefined }
+  // The others are for a disk of the user's own.
+  /** Has the disk do something beside its requests. */
+  callDisk: { readonly argument: keyof DiskControl, readonly answer: DiskFacts | undefined }
+  /** Asks for the requests of queues that are being stopped to end soon. */
+  abort: { readonly argument: undefined, readonly answer: undefined }
+  /** Lets go of all queues, for good: their requests do not end. */
+  giveUp: { readonly argument: undefined, readonly answer: undefined }
+  /** Another gate, after the last one was given up. */
+  setGate: { readonly argument: SharedArrayBuffer, readonly answer: undefined }
 }
 
 export type CommandName = keyof Commands
@@ -70,4 +84,5 @@ export type FromThread =
   | { readonly kind: 'answer', readonly id: number, readonly value: unknown }
   | { readonly kind: 'failure', readonly id: number, readonly error: PlainError }
   | { readonly kind: 'fault', readonly queue: number, readonly fault: VringFault }
+  | { readonly kind: 'problem', readonly failure: DiskFailure }
   | { readonly kind: 'trace', readonly event: TraceEvent }

@@ -1,5 +1,6 @@
 import type { GuestMemory } from '@node-vmm/hostmem'
 import type { VringFault, VringInit } from '@node-vmm/vring'
+import { type Disk, type DiskModule, isDiskModule } from './custom-disk.ts'
 import type { EngineChoice } from './engine.ts'
 import { DataPlaneError } from './errors.ts'
 import type { ImageOptions } from './image.ts'
@@ -17,8 +18,16 @@ export const STOP_TIMEOUT_DEFAULT = 60_000
 /** The most segments of one discard or write-zeroes request. */
 export const DISCARD_SEGMENTS_MAX = 256
 
-/** A disk and how to serve it. */
-export interface DataPlaneOptions extends ImageOptions {
+/** A disk and how to serve it: give `path` or `disk`. */
+export interface DataPlaneOptions extends Omit<ImageOptions, 'path'> {
+  /** A raw image: a file or a block device. */
+  readonly path?: string
+  /**
+   * A disk of one's own instead of an image, the data plane's to close: itself, to run on the calling thread, whose state
+   * it shares; or what opens it on the data-plane thread, by `DataPlane.open`. It has one thread, and none of an image's
+   * options but `readOnly`.
+   */
+  readonly disk?: Disk | DiskModule
   /** Queues that the guest may use, 1 to 256. @default 1 */
   readonly queues?: number
   /** How the kernel is asked for disk I/O. @default 'auto' */
@@ -57,6 +66,11 @@ export interface DataPlaneOptions extends ImageOptions {
   readonly dataPlane?: boolean
   /** Receives the trace events; `setTracer` changes it later. @default none, which costs a branch an event */
   readonly tracer?: Tracer
+  /**
+   * A disk of one's own failed a request: ERR_DISK, with the disk's error as the `cause` (from another thread, its stack).
+   * Failures of the same operation and code are told once in ten seconds. @default none
+   */
+  readonly onProblem?: (problem: DataPlaneError) => void
   /** A guest broke its ring: the queue stops there until it is stopped and started again. @default none */
   readonly onFault?: (queue: number, fault: VringFault) => void
   /** The data-plane thread died, which is a fault of this software: no request is served any more. @default none */
@@ -89,6 +103,7 @@ export interface QueueSetup extends VringInit {
 
 /** @throws DataPlaneError ERR_OPTION, ERR_SCSI */
 export function checkOptions (options: DataPlaneOptions): void {
+  checkMedium(options)
   const { queues = 1, threads = 1, queueThreads = [], cpus = [], serial = '', discardSegments = 1, pollMaxMicroseconds = POLL_DEFAULT, scsi = false } = options
   const { stopTimeout = STOP_TIMEOUT_DEFAULT } = options
   checkInteger('queues', queues, 1, QUEUES_MAX)
@@ -107,6 +122,30 @@ export function checkOptions (options: DataPlaneOptions): void {
     throw new DataPlaneError('ERR_OPTION', `a serial number has up to ${VIRTIO_BLK_ID_BYTES} bytes: ${JSON.stringify(serial)} has ${Buffer.byteLength(serial)}`)
   }
   if (scsi) throw new DataPlaneError('ERR_SCSI', 'a data plane cannot pass SCSI commands through: switch SCSI passthrough off, or the data plane')
+}
+
+/** Options that are about an image, or about how the kernel is asked for its blocks. */
+const OF_AN_IMAGE = ['format', 'noFollow', 'direct', 'lock', 'engine'] as const
+
+function checkMedium (options: DataPlaneOptions): void {
+  const { path, disk, threads = 1, cpus } = options
+  if ((path === undefined) === (disk === undefined)) {
+    throw new DataPlaneError('ERR_OPTION', `give a path, of a raw image, or a disk of your own: not ${path === undefined ? 'neither' : 'both'}`)
+  }
+  if (disk === undefined) return
+  const image = OF_AN_IMAGE.find((name) => options[name] !== undefined)
+  if (image !== undefined) throw new DataPlaneError('ERR_OPTION', `${image} is for an image: leave it out with a disk of your own`)
+  if (threads !== 1) throw new DataPlaneError('ERR_OPTION', `a disk of your own has one thread: not ${threads}`)
+  if (isDiskModule(disk)) checkCloneable(disk.options)
+  else if (cpus !== undefined) throw new DataPlaneError('ERR_OPTION', 'cpus is for threads of the data plane: this disk runs on yours')
+}
+
+function checkCloneable (options: unknown): void {
+  try {
+    structuredClone(options)
+  } catch (cause) {
+    throw new DataPlaneError('ERR_OPTION', `the options of a disk module are copied to another thread: ${(cause as Error).message}`, { cause })
+  }
 }
 
 function checkInteger (name: string, value: number, lowest: number, highest: number): void {

@@ -1,7 +1,7 @@
 import type { IoQueue } from '@node-vmm/ioq'
 import type { DescriptorChain } from '@node-vmm/vring'
 import { RANGE_SECTORS_MAX } from './block-config.ts'
-import type { Disk } from './disk.ts'
+import type { ServedDisk } from './disk.ts'
 import {
   SECTOR_BYTES, VIRTIO_BLK_HEADER_BYTES, VIRTIO_BLK_RANGE_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
   VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP
@@ -27,13 +27,13 @@ interface RangeRequest {
 
 /** Discard and write-zeroes requests: ranges of the disk instead of data. One range after the other. */
 export class RangeRequests {
-  readonly #disk: Disk
+  readonly #disk: ServedDisk
   readonly #ioq: IoQueue
   readonly #payload: Uint8Array
   /** By head. */
   readonly #requests = new Map<number, RangeRequest>()
 
-  constructor (disk: Disk, ioq: IoQueue) {
+  constructor (disk: ServedDisk, ioq: IoQueue) {
     this.#disk = disk
     this.#ioq = ioq
     this.#payload = new Uint8Array(VIRTIO_BLK_HEADER_BYTES + VIRTIO_BLK_RANGE_BYTES * disk.discardSegments)

@@ -1,6 +1,6 @@
 import { EventNotifier, EventPoll, type EventSource } from '@node-vmm/event-poll'
 import { DirtyLog, GuestMemory } from '@node-vmm/hostmem'
-import { setAffinity } from '@node-vmm/libc'
+import { setAffinity, watchReadable } from '@node-vmm/libc'
 import {
   hasFeature, InflightRecord, PackedVring, SplitVring, VIRTIO_F_RING_PACKED, type Virtqueue, type VringFault
 } from '@node-vmm/vring'
@@ -8,11 +8,14 @@ import { VIRTIO_BLK_F_FLUSH } from '@node-vmm/virtio-blk'
 import { receiveMessageOnPort } from 'node:worker_threads'
 import { AdaptivePolling } from './adaptive-polling.ts'
 import { BlockQueue } from './block-queue.ts'
+import { DiskEngine } from './disk-engine.ts'
+import { DiskFailures } from './disk-failures.ts'
 import type { DiskState } from './disk.ts'
 import type { EngineMaker, EngineReport } from './engine.ts'
 import { DataPlaneError } from './errors.ts'
 import { Gate } from './gate.ts'
 import type { CommandMessage, PlainError, QueueData, ThreadInit, FromThread, ToThread } from './messages.ts'
+import { type DiskControl, OwnDisk } from './own-disk.ts'
 import { StatisticsTable } from './statistics.ts'
 import type { TraceEvent, Tracer } from './trace.ts'
 
@@ -28,16 +31,19 @@ interface ServedQueue {
   readonly kickSource: EventSource
   readonly completionSource: EventSource
   readonly error: EventNotifier | undefined
+  /** Asks for its requests to end soon, where that can be. */
+  readonly abort: (() => void) | undefined
   /** The id of the command that stops it. */
   stopCommand: number | undefined
 }
 
-/** The data-plane thread: one blocking loop over kicks, completions and commands. */
+/** The data-plane thread: one loop over kicks, completions and commands. */
 export class ThreadLoop {
   readonly #init: ThreadInit
-  readonly #makeEngine: EngineMaker
+  readonly #engines: EngineMaker | OwnDisk
+  readonly #failures = new DiskFailures((failure) => this.#post({ kind: 'problem', failure }))
   readonly #poll = new EventPoll()
-  readonly #gate: Gate
+  #gate: Gate
   readonly #statistics: StatisticsTable
   readonly #wake: EventNotifier
   readonly #served = new Map<number, ServedQueue>()
@@ -48,9 +54,10 @@ export class ThreadLoop {
   #tracer: Tracer | undefined
   #ended = false
 
-  constructor (init: ThreadInit, makeEngine: EngineMaker) {
+  /** @param engines what does the requests: engines for an image, or a disk of the user's own */
+  constructor (init: ThreadInit, engines: EngineMaker | OwnDisk) {
     this.#init = init
-    this.#makeEngine = makeEngine
+    this.#engines = engines
     this.#gate = Gate.attach(init.gate)
     this.#statistics = new StatisticsTable(init.statistics)
     this.#polling = new AdaptivePolling(init.pollMaxMicroseconds)
@@ -60,7 +67,7 @@ export class ThreadLoop {
     this.#poll.add(this.#wake, () => this.#onWake())
   }
 
-  /** Serves until told to exit. @throws what is a fault of this software; nobody waits any more for what is in flight then */
+  /** Serves until told to exit, blocking this thread. @throws what is a fault of this software; nobody waits any more for what is in flight then */
   run (): void {
     try {
       while (!this.#ended) this.#turn()
@@ -70,6 +77,44 @@ export class ThreadLoop {
     }
     this.#poll.close()
     this.#init.port.close()
+  }
+
+  /**
+   * Serves until told to exit, from this thread's own event loop: beside promises and timers, which a disk of the user's
+   * own may need. @throws as `run`
+   */
+  async serve (): Promise<void> {
+    try {
+      await this.#serveFromNode()
+    } catch (error) {
+      this.#gate.abandon()
+      throw error
+    } finally {
+      this.#poll.close()
+      this.#init.port.close()
+    }
+  }
+
+  #serveFromNode (): Promise<void> {
+    return new Promise((resolve, reject) => {
+      let next: NodeJS.Immediate | undefined
+      const end = (settle: () => void): void => {
+        watch.close()
+        clearImmediate(next)
+        settle()
+      }
+      const turn = (): void => {
+        try {
+          this.#poll.poll(0)
+          if (this.#ended) end(resolve)
+          // Others have their turn before the guest has its next.
+          else if (!this.#armAll()) next = setImmediate(turn)
+        } catch (error) {
+          end(() => reject(error as Error))
+        }
+      }
+      const watch = watchReadable(this.#poll.fd, turn)
+    })
   }
 
   /** One turn of the loop: polls for a while where that pays, else sleeps until something happens. */
@@ -150,9 +195,13 @@ export class ThreadLoop {
         case 'setCall': return this.#answer(command.id, this.#setCall(command.argument.index, command.argument.callFd))
         case 'setDisk': return this.#answer(command.id, this.#setDisk(command.argument))
         case 'setTrace': return this.#answer(command.id, this.#setTrace(command.argument))
+        case 'callDisk': return void this.#callDisk(command.id, command.argument)
+        case 'abort': return this.#answer(command.id, this.#abort())
+        case 'giveUp': return this.#answer(command.id, this.#giveUp())
+        case 'setGate': return this.#answer(command.id, this.#setGate(command.argument))
       }
     } catch (error) {
-      this.#post({ kind: 'failure', id: command.id, error: plainError(error as Error) })
+      this.#fail(command.id, error)
     }
   }
 
@@ -174,12 +223,13 @@ export class ThreadLoop {
     const kick = EventNotifier.fromFd(kickFd)
     const call = callFd === undefined ? undefined : EventNotifier.fromFd(callFd)
     const error = errorFd === undefined ? undefined : EventNotifier.fromFd(errorFd)
+    const engine = this.#makeEngine(memory, ring.size)
     const queue = new BlockQueue({
       index,
       memory,
       vring,
       disk: this.#init.disk,
-      engine: this.#makeEngine({ fd: this.#init.disk.fd, bufferedFd: this.#init.disk.bufferedFd, depth: ring.size }),
+      engine,
       gate: this.#gate,
       counters: this.#statistics.counters(index),
       call,
@@ -191,12 +241,19 @@ export class ThreadLoop {
     try {
       const kickSource = this.#poll.add(kick, () => queue.onKick())
       const completionSource = this.#poll.add(EventNotifier.fromFd(queue.ioq.completionFd), () => this.#onCompletion(index))
-      this.#setServed(index, { queue, kickSource, completionSource, error, stopCommand: undefined })
+      const abort = engine instanceof DiskEngine ? () => engine.abort() : undefined
+      this.#setServed(index, { queue, kickSource, completionSource, error, abort, stopCommand: undefined })
     } catch (error) {
       queue.ioq.close()
       throw error
     }
     return { name: queue.ioq.engine, rejected: queue.ioq.rejected }
+  }
+
+  #makeEngine (memory: GuestMemory, depth: number): ReturnType<EngineMaker> {
+    if (this.#engines instanceof OwnDisk) return this.#engines.makeEngine(depth, memory, this.#failures)
+    const { fd, bufferedFd } = this.#init.disk
+    return this.#engines({ fd, bufferedFd, depth })
   }
 
   #setServed (index: number, served: ServedQueue | undefined): void {
@@ -239,6 +296,32 @@ export class ThreadLoop {
     served.queue.call = callFd === undefined ? undefined : EventNotifier.fromFd(callFd)
   }
 
+  async #callDisk (id: number, name: keyof DiskControl): Promise<void> {
+    try {
+      this.#answer(id, await (this.#engines as OwnDisk)[name]())
+    } catch (error) {
+      this.#fail(id, error)
+    }
+  }
+
+  #abort (): void {
+    for (const { stopCommand, abort } of this.#served.values()) if (stopCommand !== undefined) abort?.()
+  }
+
+  // Whoever stops them does not wait any more; what still comes of their requests is told to nobody.
+  #giveUp (): void {
+    for (const [index, { kickSource, completionSource, abort }] of [...this.#served]) {
+      abort?.()
+      this.#poll.remove(kickSource)
+      this.#poll.remove(completionSource)
+      this.#setServed(index, undefined)
+    }
+  }
+
+  #setGate (state: SharedArrayBuffer): void {
+    this.#gate = Gate.attach(state)
+  }
+
   #setDisk (state: DiskState): void {
     Object.assign(this.#init.disk, state)
   }
@@ -255,6 +338,10 @@ export class ThreadLoop {
 
   #answer (id: number, value: unknown): void {
     this.#post({ kind: 'answer', id, value })
+  }
+
+  #fail (id: number, error: unknown): void {
+    this.#post({ kind: 'failure', id, error: plainError(error as Error) })
   }
 
   #post (message: FromThread): void {

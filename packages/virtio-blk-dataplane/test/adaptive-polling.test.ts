@@ -58,7 +58,7 @@ test('the clock is that of the kernel', () => {
   polling.begin()
   const begin = performance.now()
   while (polling.goesOn());
-  assert.ok(performance.now() - begin < 1000)
+  assert.ok(performance.now() - begin < 30_000)
 })
 
 test.run()

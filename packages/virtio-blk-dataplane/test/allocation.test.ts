@@ -23,30 +23,31 @@ const runs: readonly (readonly [engine: string, depth: number, eventIdx: boolean
 ]
 interface Measured {
   readonly failed: number
-  readonly samples: number
-  readonly bytesPerRequest: number
+  /** Null where it could not be measured. */
+  readonly bytesPerRequest: number | null
 }
+/** A young generation with room for a few samples: nothing is collected in most of them. */
+const flags = ['--min-semi-space-size=64', '--max-semi-space-size=64']
 
 async function measure (...args: unknown[]): Promise<Measured> {
-  const { stdout, stderr } = await runChild(new URL('./support/allocation-child.ts', import.meta.url), [path, ...args].map(String), { limit: 30_000 })
+  const { stdout, stderr } = await runChild(new URL('./support/allocation-child.ts', import.meta.url), [path, ...args].map(String), { limit: 100_000, flags })
   assert.notEqual(stdout, '', stderr)
   return JSON.parse(stdout)
 }
 
 for (const [engine, depth, eventIdx, indirect, limit] of runs) {
   const title = `${engine}, ${depth} at once, ${eventIdx ? 'with' : 'without'} EVENT_IDX, ${indirect ? 'indirect' : 'direct'} chains`
-  test(`${title}: the thread allocates less than ${limit} bytes a request`, async () => {
-    const { failed, samples, bytesPerRequest } = await measure(engine, depth, eventIdx, indirect, false)
-    console.log(`note: ${title}: ${bytesPerRequest.toFixed(2)} bytes a request`)
+  test(`${title}: the thread allocates at most ${limit} bytes a request`, async () => {
+    const { failed, bytesPerRequest } = await measure(engine, depth, eventIdx, indirect, false, limit)
+    console.log(`note: ${title}: ${bytesPerRequest?.toFixed(2)} bytes a request`)
     assert.equal(failed, 0)
-    assert.ok(samples >= 8, `${samples} samples`)
-    assert.ok(bytesPerRequest < limit, `${bytesPerRequest} bytes a request`)
+    assert.ok(bytesPerRequest !== null && bytesPerRequest <= limit, `${bytesPerRequest} bytes a request`)
   })
 }
 
 test('the measure sees what tracing allocates', async () => {
-  const { bytesPerRequest } = await measure('io_uring', 32, true, false, true)
-  assert.ok(bytesPerRequest > 40, `${bytesPerRequest} bytes a request`)
+  const { bytesPerRequest } = await measure('io_uring', 32, true, false, true, Infinity)
+  assert.ok(bytesPerRequest !== null && bytesPerRequest > 40, `${bytesPerRequest} bytes a request`)
 })
 
 test.run()

@@ -7,12 +7,13 @@ import { SplitVring, VIRTQ_DESC_F_WRITE, type VringFault } from '@node-vmm/vring
 import { suite } from 'uvu'
 import { BlockQueue, type BlockQueueInit } from '../src/block-queue.ts'
 import { Gate } from '../src/gate.ts'
-import type { Disk } from '../src/disk.ts'
+import type { ServedDisk } from '../src/disk.ts'
 import { Image } from '../src/image.ts'
 import {
   DataPlane, SECTOR_BYTES, VIRTIO_BLK_F_RO, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
   VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT
 } from '../src/index.ts'
+import { eventually } from '../../../test/support/eventually.ts'
 import { Guest } from './support/guest.ts'
 import { sectorPattern } from './support/image.ts'
 import { endAll, ends, ENGINES, scratch, SERIAL, serve, testRequests, unevenly } from './support/requests.ts'
@@ -121,7 +122,7 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
     for (const [title, chain, code] of breakers) {
       guest.raw.available(guest.raw.chain(chain(guest)))
       guest.kick.notify()
-      await until(() => faults.length > 0)
+      await eventually('the fault is told', () => faults.length > 0)
       assert.deepEqual(faults.map(([queue, fault]) => [queue, fault.code, fault.head]), [[0, code, 0]], title)
       assert.equal(guest.error.clear(), true, title)
       // Kicks and valid chains change nothing any more.
@@ -133,7 +134,7 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
         guest.kick.notify()
         assert.deepEqual((await other.read(9, 512)).data, sectorPattern(9, 1))
       }
-      await plane.drain({ timeout: 5000 })
+      await plane.drain({ timeout: 60_000 })
       assert.equal(faults.splice(0).length, 1, title)
       assert.equal(guest.error.clear(), false, title)
       assert.equal(other.error.clear(), false, title)
@@ -167,14 +168,14 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
     guest.raw.descriptor(5, { address: data, length: 4 })
     guest.raw.available(0, 5)
     guest.kick.notify()
-    await until(() => faults.length > 0)
-    await plane.drain({ timeout: 5000 })
+    await eventually('the fault is told', () => faults.length > 0)
+    await plane.drain({ timeout: 60_000 })
     assert.deepEqual(scratch.sectors(path, 7, 1), bytes)
     assert.equal(guest.raw.getUsedIndex(), 0)
     assert.deepEqual((await plane.stop()).get(0), { availableIndex: 2, usedIndex: 0 })
   })
 
-  function hereDisk (image: Image): Disk {
+  function hereDisk (image: Image): ServedDisk {
     return {
       fd: image.fd,
       bufferedFd: undefined,
@@ -337,12 +338,4 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
   }
 
   test.run()
-}
-
-async function until (condition: () => boolean): Promise<void> {
-  const end = Date.now() + 5000
-  while (!condition()) {
-    assert.ok(Date.now() < end, 'in time')
-    await new Promise((resolve) => setTimeout(resolve, 2))
-  }
 }

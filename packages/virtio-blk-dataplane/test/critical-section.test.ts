@@ -33,7 +33,7 @@ test(`${ROUNDS} pauses under load, each with a snapshot or a resize: nothing is 
     await plane.start([guest.setup])
     const load = new Load(guest, SLOTS)
     for (let round = 0; round < ROUNDS; round++) {
-      await plane.pause({ timeout: 5000 })
+      await plane.pause({ timeout: 60_000 })
       if (round % 2 === 0) {
         copyFileSync(path, snapshot)
         const image = readFileSync(snapshot)

@@ -6,13 +6,16 @@ import type { EngineName } from '@node-vmm/ioq'
 import type { Fault } from '@node-vmm/ioq/testing'
 import { test } from 'uvu'
 import { DataPlane, type DataPlaneOptions, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK } from '../src/index.ts'
+import { eventually } from '../../../test/support/eventually.ts'
 import { runChild } from './support/child.ts'
-import { faulty } from './support/faulty-engine.ts'
+import { faulty, Hold } from './support/faulty-engine.ts'
 import { Guest, type GuestOptions } from './support/guest.ts'
 import { Scratch, sectorPattern } from './support/image.ts'
 import { Load } from './support/load.ts'
 
 const SECTORS = 1024
+/** For what always ends, in milliseconds: however slow the machine, a wait that is over then waits for ever. */
+const timeout = 60_000
 const ENGINES: readonly EngineName[] = ['io_uring', 'linux-aio', 'sync']
 const scratch = new Scratch()
 process.on('exit', () => scratch.remove())
@@ -44,6 +47,16 @@ async function serve (options: Partial<DataPlaneOptions> = {}, guestOptions: Gue
   return { plane, guest }
 }
 
+/** Waits until a data plane has so many requests in flight on its first queue: those that a `Hold` keeps there. */
+async function inFlight (plane: DataPlane, requests: number): Promise<void> {
+  await eventually(`${requests} requests are in flight`, () => plane.inFlight[0] === requests)
+}
+
+/** Whether a promise is not settled, even after a while. */
+async function isPending (promise: Promise<unknown>): Promise<boolean> {
+  return await Promise.race([promise, sleep(20).then(() => 'pending')]) === 'pending'
+}
+
 const sleep = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds))
 
 for (const [engine, eventIdx] of [['io_uring', true], ['linux-aio', false], ['sync', true]] as const) {
@@ -51,8 +64,8 @@ for (const [engine, eventIdx] of [['io_uring', true], ['linux-aio', false], ['sy
     const { plane, guest } = await serve({ engine }, { eventIdx })
     const load = new Load(guest, 16)
     for (let round = 0; round < 30; round++) {
-      await plane.drain({ timeout: 5000 })
-      plane.drainSync({ timeout: 5000 })
+      await plane.drain({ timeout })
+      plane.drainSync({ timeout })
       await load.advance()
     }
     await load.stop()
@@ -62,7 +75,7 @@ for (const [engine, eventIdx] of [['io_uring', true], ['linux-aio', false], ['sy
     const { plane, guest } = await serve({ engine }, { eventIdx })
     const load = new Load(guest, 16)
     for (let round = 0; round < 200; round++) {
-      await plane.pause({ timeout: 5000 })
+      await plane.pause({ timeout })
       assert.deepEqual(plane.inFlight, [0])
       plane.resume()
       // Sometimes in the middle of a batch, sometimes before it is taken in.
@@ -103,38 +116,39 @@ test('another thread drains, while the guest goes on sending', async () => {
   const load = new Load(guest, 16)
   await load.advance()
   const worker = new Worker(new URL('./support/drain-worker.ts', import.meta.url), { workerData: plane.drainHandle() })
-  const [message] = await Promise.race([once(worker, 'message'), sleep(8000)]) as [string]
+  const [message] = await once(worker, 'message') as [string]
   assert.equal(message, 'drained')
   await load.stop()
 })
 
 test('a drain waits for what completes late, as do several at once, and a blocking one', async () => {
-  const { plane, guest } = await serve({ engine: faulty({ rules: [{ operation: 'read', fault: { kind: 'late', milliseconds: 100 } }] }) })
-  let answered = 0
-  const read = (): void => { guest.read(1, 512).then(() => { answered++ }) }
-  read()
-  await sleep(20)
-  const started = performance.now()
-  await Promise.all([plane.drain(), plane.drain(), plane.drain({ timeout: 5000 })])
-  assert.ok(performance.now() - started > 50)
-  read()
-  await sleep(20)
-  plane.drainSync()
-  assert.ok(performance.now() - started > 150)
-  guest.poll()
-  await sleep(0)
-  assert.equal(answered, 2)
+  const [first, second] = [new Hold(), new Hold()]
+  const { plane, guest } = await serve({ engine: faulty({ rules: [{ at: 0, fault: first.fault }, { at: 1, fault: second.fault }] }) })
+  const read = guest.read(1, 512)
+  await inFlight(plane, 1)
+  const drains = [plane.drain(), plane.drain(), plane.drain({ timeout })]
+  for (const drain of drains) assert.ok(await isPending(drain))
+  first.letGo()
+  await Promise.all(drains)
+  assert.deepEqual((await read).data, sectorPattern(1, 1))
+  const another = guest.read(2, 512)
+  await inFlight(plane, 1)
+  second.letGoMeanwhile()
+  plane.drainSync({ timeout })
+  assert.ok(second.isOver)
+  assert.deepEqual((await another).data, sectorPattern(2, 1))
 })
 
 test('two pauses at once: both wait, one resume ends them', async () => {
-  const { plane, guest } = await serve({ engine: faulty({ rules: [{ operation: 'read', fault: { kind: 'late', milliseconds: 80 } }] }) })
+  const hold = new Hold()
+  const { plane, guest } = await serve({ engine: faulty({ rules: [{ operation: 'read', fault: hold.fault }] }) })
   const read = guest.read(1, 512)
-  await sleep(20)
-  const started = performance.now()
-  const first = plane.pause()
-  await plane.pause()
-  assert.ok(performance.now() - started > 40)
-  await first
+  await inFlight(plane, 1)
+  const pauses = [plane.pause(), plane.pause()]
+  for (const pause of pauses) assert.ok(await isPending(pause))
+  assert.equal(plane.state, 'running')
+  hold.letGo()
+  await Promise.all(pauses)
   assert.equal(plane.state, 'paused')
   plane.resume()
   assert.deepEqual((await read).data, sectorPattern(1, 1))
@@ -142,13 +156,17 @@ test('two pauses at once: both wait, one resume ends them', async () => {
 })
 
 test('a pause that is out of time is none, and a later one works', async () => {
-  const { plane, guest } = await serve({ engine: faulty({ rules: [{ operation: 'read', at: 0, fault: { kind: 'late', milliseconds: 150 } }] }) })
+  const hold = new Hold()
+  const { plane, guest } = await serve({ engine: faulty({ rules: [{ operation: 'read', fault: hold.fault }] }) })
   const read = guest.read(1, 512)
-  await sleep(20)
+  await inFlight(plane, 1)
   await assert.rejects(plane.pause({ timeout: 30 }), { code: 'ERR_TIMEOUT', inFlight: [1] })
   assert.equal(plane.state, 'running')
   assert.equal((await guest.flush()).status, VIRTIO_BLK_S_OK)
-  await plane.pause({ timeout: 5000 })
+  const later = plane.pause({ timeout })
+  assert.ok(await isPending(later))
+  hold.letGo()
+  await later
   guest.poll()
   assert.deepEqual((await read).data, sectorPattern(1, 1))
   plane.resume()
@@ -177,11 +195,14 @@ test('a queue that is started while paused waits for the resume; stopped while p
 })
 
 test('stop completes what is in flight, all of it, and says from where to go on', async () => {
-  const { plane, guest } = await serve({ engine: faulty({ rules: [{ fault: { kind: 'late', milliseconds: 50 } }] }) })
+  const hold = new Hold()
+  const { plane, guest } = await serve({ engine: faulty({ rules: [{ fault: hold.fault }] }) })
   const reads = Array.from({ length: 20 }, (_, sector) => guest.read(sector, 512))
-  await sleep(20)
-  assert.deepEqual(plane.inFlight, [20])
-  assert.deepEqual((await plane.stop()).get(0), { availableIndex: 20, usedIndex: 20 })
+  await inFlight(plane, 20)
+  const stopped = plane.stop()
+  assert.ok(await isPending(stopped))
+  hold.letGo()
+  assert.deepEqual((await stopped).get(0), { availableIndex: 20, usedIndex: 20 })
   guest.poll()
   const answers = await Promise.all(reads)
   answers.forEach(({ data }, sector) => assert.deepEqual(data, sectorPattern(sector, 1)))
@@ -191,7 +212,7 @@ test('stop, close and drain while it starts; drain and pause while it closes', a
   const guest = player()
   const plane = make()
   const starting = plane.start([guest.setup])
-  const drained = plane.drain({ timeout: 5000 })
+  const drained = plane.drain({ timeout })
   const [, states] = await Promise.all([starting, plane.stop(), drained])
   assert.equal(states.size, 1)
   assert.equal(plane.state, 'stopped')
@@ -200,15 +221,18 @@ test('stop, close and drain while it starts; drain and pause while it closes', a
   await Promise.all([again, plane.close()])
   assert.equal(plane.state, 'closed')
 
-  const late = make({ engine: faulty({ rules: [{ fault: { kind: 'late', milliseconds: 60 } }] }) })
+  const hold = new Hold()
+  const late = make({ engine: faulty({ rules: [{ fault: hold.fault }] }) })
   guest.resetRing()
   await late.start([guest.setup])
   const read = guest.read(1, 512)
-  await sleep(20)
+  await inFlight(late, 1)
   const closing = late.close()
-  await late.drain({ timeout: 5000 })
-  await assert.rejects(late.pause(), { code: 'ERR_STATE' })
-  await closing
+  const paused = assert.rejects(late.pause(), { code: 'ERR_STATE' })
+  const emptied = late.drain({ timeout })
+  assert.ok(await isPending(Promise.race([closing, emptied])))
+  hold.letGo()
+  await Promise.all([emptied, paused, closing])
   guest.poll()
   assert.deepEqual((await read).data, sectorPattern(1, 1))
 })
@@ -233,7 +257,7 @@ for (const engine of ENGINES) {
     const load = new Load(guest, 16)
     for (let round = 0; round < 20; round++) {
       await load.advance(5)
-      await plane.drain({ timeout: 5000 })
+      await plane.drain({ timeout })
     }
     await load.stop()
     assert.equal(plane.statistics(0).errors, 0)

@@ -87,7 +87,7 @@ test('several drains at once end together', async () => {
   const { gate, opened } = makeGate()
   gate.enter()
   gate.leave(0, 1)
-  const drains = [gate.drain(), gate.drain(), gate.drain({ timeout: 5000 })]
+  const drains = [gate.drain(), gate.drain(), gate.drain({ timeout: 60_000 })]
   await pending(drains[0]!)
   gate.complete(0, 1)
   await Promise.all(drains)
@@ -146,11 +146,10 @@ test('drains meet no batch half taken in, however busy the other thread', async 
   const { gate } = makeGate()
   const { worker, flags } = thread(gate, 'serve')
   while (Atomics.load(flags, 2) === 0) await pending(Promise.resolve())
-  let drains = 0
-  for (const end = Date.now() + 1500; Date.now() < end; drains++) {
+  for (let drains = 0; drains < 300; drains++) {
     gate.hold()
-    if (drains % 2 === 0) await gate.settle({ timeout: 5000 })
-    else gate.drainSync({ timeout: 5000 })
+    if (drains % 2 === 0) await gate.settle({ timeout: 60_000 })
+    else gate.drainSync({ timeout: 60_000 })
     const batches = Atomics.load(flags, 2)
     assert.deepEqual(gate.inFlight, [0, 0, 0])
     for (let look = 0; look < 50; look++) assert.equal(Atomics.load(flags, 1), 0)
@@ -160,7 +159,6 @@ test('drains meet no batch half taken in, however busy the other thread', async 
   }
   Atomics.store(flags, 0, 1)
   await once(worker, 'exit')
-  assert.ok(drains > 20, `${drains} drains`)
 })
 
 test('another thread drains, and opens by its own means', async () => {

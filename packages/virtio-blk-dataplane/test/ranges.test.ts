@@ -112,10 +112,10 @@ for (const engine of ENGINES) {
     for (let index = 0; index < 8; index++) {
       answers.push(send(index % 2 === 0 ? VIRTIO_BLK_T_DISCARD : VIRTIO_BLK_T_WRITE_ZEROES, [[index * 64, 8], [index * 64 + 32, 8]]))
       answers.push(guest.write(index * 64 + 16, sectorPattern(index * 64 + 16, 2)))
-      if (index % 3 === 0) await plane.drain({ timeout: 5000 })
+      if (index % 3 === 0) await plane.drain({ timeout: 60_000 })
     }
     for (const answer of await Promise.all(answers)) assert.deepEqual(answer, done)
-    await plane.drain({ timeout: 5000 })
+    await plane.drain({ timeout: 60_000 })
     assert.deepEqual(plane.inFlight, [0])
     const expected = zeroed(...Array.from({ length: 16 }, (_, index) => [index * 32, 8] as const))
     assert.deepEqual(new Uint8Array(readFileSync(path)), expected)
@@ -125,7 +125,7 @@ for (const engine of ENGINES) {
     await serve({ writeThrough: true, engine: faulty({ rules: [{ operation: 'flush', fault: { kind: 'error', code: 'EIO' } }] }, engine) })
     assert.equal((await send(VIRTIO_BLK_T_DISCARD, [[64, 64]])).status, VIRTIO_BLK_S_IOERR)
     assert.equal((await send(VIRTIO_BLK_T_WRITE_ZEROES, [[64, 64]])).status, VIRTIO_BLK_S_IOERR)
-    await plane.drain({ timeout: 5000 })
+    await plane.drain({ timeout: 60_000 })
   })
 
   if (engine === 'io_uring') {

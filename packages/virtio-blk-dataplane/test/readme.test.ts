@@ -15,4 +15,8 @@ test('the example of the README runs', () => {
   ])
 })
 
+test('the disk of one\'s own of the README runs', () => {
+  assert.equal(runReadmeExample(fileURLToPath(new URL('..', import.meta.url)), 1).trim(), '1048576 disk')
+})
+
 test.run()

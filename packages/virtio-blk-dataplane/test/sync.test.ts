@@ -6,7 +6,8 @@ import { Condition, Mutex } from '../src/sync.ts'
 import { runChild } from './support/child.ts'
 import { CONDITION, COUNT, FILL, type Job, MUTEX, TAKEN, WORDS } from './support/sync-worker.ts'
 
-const LIMIT = 8000
+/** Milliseconds in which even a slow machine is done. */
+const LIMIT = 60_000
 
 /** Runs a job in each of several threads until all ended, within the time limit. */
 async function threads (jobs: readonly Omit<Job, 'buffer'>[]): Promise<Int32Array> {
@@ -87,9 +88,8 @@ test('waitAsync ends after its time, and when the signal aborts', async () => {
   assert.ok(performance.now() - started >= 25)
   const abort = new AbortController()
   setTimeout(() => abort.abort(), 20)
-  await condition.waitAsync(5000, abort.signal)
-  await condition.waitAsync(5000, abort.signal)
-  assert.ok(performance.now() - started < 2000)
+  await condition.waitAsync(Infinity, abort.signal)
+  await condition.waitAsync(Infinity, abort.signal)
 })
 
 test('a signal that outlives many waits keeps nothing of them', async () => {

@@ -4,6 +4,8 @@ import { type Guest, NO_STATUS } from './guest.ts'
 import { sectorPattern } from './image.ts'
 
 const SECTORS = 8
+/** Milliseconds in which even a slow machine answers. */
+const LIMIT = 60_000
 
 /** A guest that never stops: each of its slots writes to a place of its own, reads that back, and begins anew. */
 export class Load {
@@ -44,7 +46,7 @@ export class Load {
   /** Waits until more of its requests were answered. */
   async advance (requests = 1): Promise<void> {
     const wanted = this.answered + requests
-    for (const end = Date.now() + 5000; this.answered < wanted;) {
+    for (const end = Date.now() + LIMIT; this.answered < wanted;) {
       assert.ok(Date.now() < end, 'requests are answered')
       await Promise.race([...this.#slots, new Promise((resolve) => setImmediate(resolve))])
     }
@@ -54,7 +56,7 @@ export class Load {
   async stop (): Promise<void> {
     this.#stopped = true
     const late = new Promise<never>((_, reject) => {
-      setTimeout(() => reject(new Error(`${this.#guest.ring.inFlight} requests were never answered`)), 5000).unref()
+      setTimeout(() => reject(new Error(`${this.#guest.ring.inFlight} requests were never answered`)), LIMIT).unref()
     })
     await Promise.race([Promise.all(this.#slots), late])
     assert.equal(this.#guest.ring.inFlight, 0)

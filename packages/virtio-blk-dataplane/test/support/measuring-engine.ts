@@ -1,12 +1,12 @@
 // An engine module: a real engine, which now and then looks how much its thread has allocated since.
-import { getHeapSpaceStatistics } from 'node:v8'
 import { openEngine, type EngineName } from '@node-vmm/ioq'
+import { YoungGeneration } from '../../../../test/support/heap-growth.ts'
 import type { EngineFactory, EngineModule } from '../../src/index.ts'
 
 /** Requests between two looks. */
-export const REQUESTS_A_SAMPLE = 4000
+export const REQUESTS_A_SAMPLE = 2000
 
-/** Shared with the test: the number of samples, then each sample's bytes. */
+/** Shared with the test: the number of samples, then each sample's bytes, NaN where they could not be measured. */
 interface Options {
   readonly engine: EngineName
   readonly samples: SharedArrayBuffer
@@ -18,24 +18,18 @@ const factory: EngineFactory = (options, moduleOptions) => {
   const { engine } = openEngine(name, options)
   const submit = engine.submit.bind(engine)
   let requests = 0
-  let before = youngBytes()
+  const young = new YoungGeneration()
   engine.submit = (ids, from, count, table) => {
     const taken = submit(ids, from, count, table)
     requests += taken
     if (requests >= REQUESTS_A_SAMPLE && samples[0]! < samples.length - 1) {
       requests = 0
+      samples[samples[0]! + 1] = young.growth()
       samples[0]!++
-      samples[samples[0]!] = youngBytes() - before
-      // What looking allocates is not the data plane's.
-      before = youngBytes()
     }
     return taken
   }
   return engine
-}
-
-function youngBytes (): number {
-  return getHeapSpaceStatistics().find((space) => space.space_name === 'new_space')!.space_used_size
 }
 
 export default factory

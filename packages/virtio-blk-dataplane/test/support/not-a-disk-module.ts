@@ -1,0 +1,2 @@
+// A module without what a disk module exports.
+export const openDisc = 'misspelt'
