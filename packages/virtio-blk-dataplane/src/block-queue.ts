@@ -2,7 +2,7 @@ import { EventNotifier } from '@node-vmm/event-poll'
 import { type DirtyLog, type GuestMemory, WINDOW_BYTES } from '@node-vmm/hostmem'
 import { type Engine, type EngineName, IoQueue, REQUEST_BUFFERED, REQUEST_DURABLE } from '@node-vmm/ioq'
 import { errno } from '@node-vmm/libc'
-import { CHAIN_DESCRIPTORS_MAX, DescriptorChain, type PopResult, type Virtqueue, type VringFault } from '@node-vmm/vring'
+import { CHAIN_DESCRIPTORS_MAX, DescriptorChain, type Virtqueue, type VringFault } from '@node-vmm/vring'
 import type { ServedDisk } from './disk.ts'
 import type { Gate } from './gate.ts'
 import { IN_FLIGHT, RangeRequests } from './ranges.ts'
@@ -203,9 +203,8 @@ export class BlockQueue {
   #takeIn (batches: number): void {
     const vring = this.#vring
     vring.disableNotification()
-    let popped: PopResult = 'empty'
-    for (let budget = this.#batchSize(batches); budget > 0 && (popped = vring.pop(this.#chain)) === 'chain'; budget--) this.#process(this.#chain)
-    if (popped === 'broken') this.#reportFault()
+    for (let budget = this.#batchSize(batches); budget > 0 && vring.pop(this.#chain) === 'chain'; budget--) this.#process(this.#chain)
+    this.#reportFault()
   }
 
   #reportFault (): void {
