@@ -1,0 +1,83 @@
+import { deepEqual, equal, throws } from 'node:assert/strict'
+import fc from 'fast-check'
+import { test } from 'uvu'
+import { checkSpec, type DiskSpec } from '../src/spec.ts'
+import { formatDisk, parseDisk } from '../src/text.ts'
+
+for (const [text, spec] of [
+  ['disk.img', { type: 'raw', path: 'disk.img' }],
+  ['raw:path=a:b=c.img,readOnly=true', { type: 'raw', path: 'a:b=c.img', readOnly: true }],
+  ['"a,b.img"', { type: 'raw', path: 'a,b.img' }],
+  ['/dev/disk/by-path/pci-0000:00:1f.2', { type: 'raw', path: '/dev/disk/by-path/pci-0000:00:1f.2' }],
+  ['ram:capacity=64M', { type: 'ram', capacity: 64 << 20 }],
+  ['overlay:base=base.img,file=vm1.ovl', { type: 'overlay', base: { type: 'raw', path: 'base.img' }, file: 'vm1.ovl' }],
+  ['overlay:file=vm1.ovl', { type: 'overlay', file: 'vm1.ovl' }],
+  ['throttle:ops=1000,disk=[overlay:base=base.img,file=vm1.ovl]', {
+    type: 'throttle', disk: { type: 'overlay', base: { type: 'raw', path: 'base.img' }, file: 'vm1.ovl' }, ops: { size: 1000 }
+  }],
+  ['throttle:bytes=[size=10M,oneTimeBurst=1G],disk=[a b.img]', { type: 'throttle', disk: { type: 'raw', path: 'a b.img' }, bytes: { size: 10 << 20, oneTimeBurst: 2 ** 30 } }],
+  ['faulty:disk=x.img,rules=[[fault=[kind=late,milliseconds=5],operation=read],[fault=short,at=3]],seed=7', {
+    type: 'faulty', disk: { type: 'raw', path: 'x.img' }, rules: [{ fault: { kind: 'late', milliseconds: 5 }, operation: 'read' }, { fault: { kind: 'short' }, at: 3 }], seed: 7
+  }],
+  ['faulty:disk=x.img,rules=[]', { type: 'faulty', disk: { type: 'raw', path: 'x.img' }, rules: [] }]
+] as const) {
+  test(`${text} is understood`, () => deepEqual(parseDisk(text), spec))
+}
+
+for (const [text, message] of [
+  ['', /^⟪here⟫: a value is needed$/],
+  ['nbd:host=x', /^nbd:⟪here⟫host=x: there is no type 'nbd' \(a path with a colon is written as raw:path=…\) is wrong$/],
+  ['raw:', /a disk of type raw needs path/],
+  ['raw:path', /^raw:⟪here⟫path: an option, name=value, is needed$/],
+  ['raw:path=', /^raw:path=⟪here⟫: a value is needed$/],
+  ['raw:path=a,', /^raw:path=a,⟪here⟫: an option, name=value, is needed$/],
+  ['raw:path=a,path=b', /'path' is there twice is wrong/],
+  ['raw:path=a]', /⟪here⟫\]: nothing more, or a comma and an option is needed/],
+  ['raw:path="a', /⟪here⟫"a: a value is needed/],
+  ['raw:path="\\q"', /is no string as in JSON is wrong/],
+  ['throttle:disk=[raw:path=a', /⟪here⟫: '\]' is needed/],
+  ['overlay:base=raw:path=a,file=b', /a disk in a disk stands in brackets, \[raw:…\]/],
+  ['overlay:base=base.img,file=b,pth=c', /^disk\.pth: a disk of type overlay has no such option/],
+  ['overlay:__proto__=x,file=b', /an option, name=value, is needed/],
+  ['overlay:constructor=x,file=b', /^disk\.constructor: /]
+] as const) {
+  test(`${text} is refused, and where`, () => throws(() => parseDisk(text), { code: 'ERR_DISK_SPEC', message }))
+}
+
+const text = fc.oneof(fc.constantFrom('a.img', 'x:y', 'a=b', 'a,b]', '[raw:path=x]', '"', '\\', ' ', 'true', '7'), fc.string({ minLength: 1, unit: 'binary' }))
+const size = fc.oneof(fc.nat(), fc.maxSafeNat())
+const bucket = fc.record({ size, refillTime: fc.nat(), oneTimeBurst: size }, { requiredKeys: ['size'] })
+const rule = fc.record({
+  fault: fc.record({ kind: text, code: text, milliseconds: fc.nat() }, { requiredKeys: ['kind'] }), operation: text, at: fc.nat(), probability: fc.constantFrom(0, 0.25, 1), offset: size, length: size
+}, { requiredKeys: ['fault'] })
+const { disk: anyDisk } = fc.letrec<{ disk: DiskSpec }>((tie) => ({
+  disk: fc.oneof(
+    { maxDepth: 4, withCrossShrink: true },
+    fc.record({ type: fc.constant('raw'), path: text, readOnly: fc.boolean() }, { requiredKeys: ['type', 'path'] }),
+    fc.record({ type: fc.constant('ram'), capacity: size, blockSize: size }, { requiredKeys: ['type', 'capacity'] }),
+    fc.record({ type: fc.constant('overlay'), base: tie('disk'), file: text, readOnly: fc.boolean(), capacity: size, clusterSize: size }, { requiredKeys: ['type', 'file'] }),
+    fc.record({ type: fc.constant('throttle'), disk: tie('disk'), ops: bucket, bytes: bucket }, { requiredKeys: ['type', 'disk'] }),
+    fc.record({ type: fc.constant('encrypted'), disk: tie('disk'), keyFile: text, format: fc.boolean(), discards: fc.boolean() }, { requiredKeys: ['type', 'disk', 'keyFile'] }),
+    fc.record({ type: fc.constant('faulty'), disk: tie('disk'), rules: fc.array(rule, { maxLength: 3 }), seed: fc.nat() }, { requiredKeys: ['type', 'disk', 'rules'] })
+  ) as fc.Arbitrary<DiskSpec>
+}))
+
+test('whatever is written in one line is read back', () => {
+  fc.assert(fc.property(anyDisk, (spec) => deepEqual(parseDisk(formatDisk(spec)), checkSpec(spec))), { numRuns: 2000 })
+})
+
+test('whatever text there is, it is understood or refused as such', () => {
+  const pieces = fc.array(fc.oneof(fc.constantFrom('[', ']', ',', '=', ':', '"', '\\', 'raw:', 'path=', 'throttle:disk=', 'ops=', 'faulty:rules=', 'a', '7'), fc.string()))
+  fc.assert(fc.property(pieces, (all) => {
+    const line = all.join('')
+    let spec: DiskSpec
+    try {
+      spec = parseDisk(line)
+    } catch (error) {
+      return equal((error as { code: string }).code, 'ERR_DISK_SPEC')
+    }
+    deepEqual(parseDisk(formatDisk(spec)), spec)
+  }), { numRuns: 5000 })
+})
+
+test.run()
