@@ -17,7 +17,7 @@ export type CompletionSink = (id: number, result: number) => void
  * to the thread that made it.
  */
 export interface Engine {
-  /** What {@link IoQueue.engine} says. */
+  /** What `IoQueue.engine` says. */
   readonly name: string
   /** Requests that it can have in flight. */
   readonly depth: number

@@ -357,6 +357,7 @@ export class IoQueue {
     return this.#lost
   }
 
+  /** The same as `close()`, for `using`. */
   [Symbol.dispose] (): void {
     this.close()
   }

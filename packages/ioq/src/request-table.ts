@@ -2,10 +2,15 @@ import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, Native
 
 /** `RequestTable.kind` of a slot without a request. */
 export const FREE = 0
+/** `RequestTable.kind`: from the file into the segments. */
 export const READ = 1
+/** `RequestTable.kind`: from the segments into the file. */
 export const WRITE = 2
+/** `RequestTable.kind`: what was written becomes stable. */
 export const FLUSH = 3
+/** `RequestTable.kind`: what is in the range is no longer wanted. */
 export const DISCARD = 4
+/** `RequestTable.kind`: the range reads as zeroes. */
 export const WRITE_ZEROES = 5
 
 /** A bit of `flags`: the write, or the writing of zeroes, is stable before it completes. */
@@ -87,6 +92,7 @@ export class RequestTable {
     this.#memory = new NativeMemory((this.#spillStart + spillWords) * 4)
   }
 
+  /** The `struct iovec`s of all slots, as 32-bit words: `IOVEC_WORDS` each. */
   get iovecs (): Uint32Array {
     return this.#memory.u32
   }
@@ -163,6 +169,7 @@ export class RequestTable {
     iovecs[word + 2]! -= left
   }
 
+  /** Gives the memory back. */
   close (): void {
     this.#memory.close()
   }

@@ -49,6 +49,7 @@ export class WriteTurns {
     return true
   }
 
+  /** A write that `enter` let start has completed. */
   leave (buffered: boolean): void {
     Atomics.add(this.#words, RUNNING, buffered ? 1 : -1)
   }

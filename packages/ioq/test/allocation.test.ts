@@ -1,13 +1,17 @@
 // The path from queueing to completion allocates nothing per request: counted by the growth of the young generation.
 import assert from 'node:assert/strict'
 import { suite } from 'uvu'
-import { getHeapSpaceStatistics } from 'node:v8'
 import { close as closeFd, ftruncate, NativeMemory, O_RDWR, open } from '@node-vmm/libc'
 import { IoQueue, openEngine, REQUEST_BUFFERED, REQUEST_DURABLE } from '@node-vmm/ioq'
+import { heapGrowth } from '../../../test/support/heap-growth.ts'
 import { scratchFile } from './support.ts'
 
 const test = suite('allocation')
 const DEPTH = 64
+/** Batches of which one look is at. */
+const BATCHES = 100
+/** Bytes a request. */
+const ENOUGH = 4
 
 for (const name of ['io_uring', 'linux-aio'] as const) {
   try {
@@ -17,9 +21,9 @@ for (const name of ['io_uring', 'linux-aio'] as const) {
     continue
   }
 
-  test(`${name} allocates less than 4 bytes a read`, () => {
+  test(`${name} allocates at most 4 bytes a read`, () => {
     const { queue, setSegments, close } = makeQueue(name)
-    measure(`${name}, reads`, DEPTH, 100, () => {
+    measure(`${name}, reads`, DEPTH, () => {
       for (let id = 0; id < DEPTH; id++) {
         const count = 1 + (id & 1)
         setSegments(id, count)
@@ -31,9 +35,9 @@ for (const name of ['io_uring', 'linux-aio'] as const) {
     close()
   })
 
-  test(`${name} allocates less than 4 bytes a write, durable, buffered, or neither`, () => {
+  test(`${name} allocates at most 4 bytes a write, durable, buffered, or neither`, () => {
     const { queue, setSegments, close } = makeQueue(name, true)
-    measure(`${name}, writes with flags`, DEPTH, 100, () => {
+    measure(`${name}, writes with flags`, DEPTH, () => {
       for (let id = 0; id < DEPTH; id++) {
         setSegments(id, 1)
         queue.offset[id] = 5e9 + id * 1024
@@ -45,9 +49,9 @@ for (const name of ['io_uring', 'linux-aio'] as const) {
     close()
   })
 
-  test(`${name} allocates less than 4 bytes a discard or write zeroes, written ones included`, () => {
+  test(`${name} allocates at most 4 bytes a discard or write zeroes, written ones included`, () => {
     const { queue, close } = makeQueue(name)
-    measure(`${name}, ranges`, 9, 100, () => {
+    measure(`${name}, ranges`, 9, () => {
       for (let id = 0; id < 9; id++) {
         queue.offset[id] = 5e9 + id * 4096
         queue.length[id] = 4096
@@ -98,23 +102,12 @@ function finish (queue: IoQueue): void {
   }
 }
 
-/** Has `batch` run until it is compiled, then measures what it allocates for each of its `requests`. */
-function measure (what: string, requests: number, rounds: number, batch: () => void): void {
-  for (let round = 0; round < 20 * rounds; round++) batch()
-  const samples: number[] = []
-  for (let sample = 0; sample < 15; sample++) {
-    const before = youngBytes()
-    for (let round = 0; round < rounds; round++) batch()
-    samples.push((youngBytes() - before) / (rounds * requests))
-  }
-  // A collection makes a sample too small, other work of the process too large: the middle one counts.
-  const middle = samples.filter((bytes) => bytes >= 0).sort((one, other) => one - other)[7]!
-  console.log(`\nnote: ${what}: ${middle.toFixed(2)} bytes a request`)
-  assert.ok(middle < 4, `${middle} bytes a request`)
-}
-
-function youngBytes (): number {
-  return getHeapSpaceStatistics().find((space) => space.space_name === 'new_space')!.space_used_size
+/** What a batch allocates for each of its `requests`. */
+function measure (what: string, requests: number, batch: () => void): void {
+  const batches = (): void => { for (let count = 0; count < BATCHES; count++) batch() }
+  const bytes = heapGrowth(batches, ENOUGH * BATCHES * requests) / (BATCHES * requests)
+  console.log(`\nnote: ${what}: ${bytes.toFixed(2)} bytes a request`)
+  assert.ok(bytes <= ENOUGH, `${bytes} bytes a request`)
 }
 
 test.run()
