@@ -8,6 +8,7 @@ import {
 } from './control.ts'
 
 const CHANGES_AT_ONCE = 16
+const LOOK_MILLISECONDS = 100
 /** How often a word goes to and fro. */
 const TIMES = [1, 8, 64, 512, 4096]
 
@@ -69,5 +70,6 @@ for (;;) {
   if (command === RACE_END) break
   if (command > 0) race(control)
   Atomics.store(control, RACE_ANSWER, Atomics.load(control, RACE_COMMAND))
-  Atomics.wait(control, RACE_COMMAND, RACE_IDLE)
+  // A race that began and ended between these two lines is still to be answered.
+  Atomics.wait(control, RACE_COMMAND, RACE_IDLE, LOOK_MILLISECONDS)
 }
