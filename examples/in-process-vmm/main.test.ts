@@ -13,7 +13,7 @@ test('the guest writes to the image and reads it back, without any socket', () =
   writeFileSync(image, '')
   truncateSync(image, 4 << 20)
   try {
-    const { status, stdout, stderr } = spawnSync(process.execPath, [...process.execArgv, main, image], { encoding: 'utf8', timeout: 60_000 })
+    const { status, stdout, stderr } = spawnSync(process.execPath, [...process.execArgv, main, image], { encoding: 'utf8', timeout: 120_000 })
     equal(status, 0, stderr)
     match(stdout, /4194304 bytes/)
     match(stdout, /paused: no request is in flight \[ 0 \]/)

@@ -59,13 +59,13 @@ for (const { ends, signal, ...options } of scenarios) {
     const socket = `${temporaryFolder()}/vhost.sock`
     const start = (...more: string[]): Promise<Running> => startOurs(socket, { ...options, image, flags: [...flags, ...more] })
     let server = await start('--trace')
-    const guest = bootQemu({ socket, queues, script: verifiedRounds({ jobs: queues }), chardev: 'reconnect=1', limitSeconds: 300 })
+    const guest = bootQemu({ socket, queues, script: verifiedRounds({ jobs: queues }), chardev: 'reconnect=1', limitSeconds: 400 })
     await guest.says('mounted')
     assert.match(server.output, /direction=sent request=GET_INFLIGHT_FD .*fds=1/)
 
     for (let end = 1; end <= ends; end++) {
       server.signal(signal)
-      assert.equal(await server.ended(30), signal === 'SIGKILL' ? { status: null, signal } : { status: 0, signal: null })
+      assert.equal(await server.ended(90), signal === 'SIGKILL' ? { status: null, signal } : { status: 0, signal: null })
       // A traced one is slow, and killed at other moments.
       server = await start(...(end % 4 === 1 ? ['--trace'] : []))
       await untilItHasMemory(server)
@@ -89,12 +89,12 @@ for (const { ends, signal, ...options } of scenarios) {
  * (QEMU's "vhost-user: fix lost reconnect again").
  */
 async function untilItHasMemory ({ pid }: Running): Promise<void> {
-  await until('the server has the guest\'s memory', async () => readFileSync(`/proc/${pid}/maps`, 'utf8').includes('memory-backend'), 30)
+  await until('the server has the guest\'s memory', async () => readFileSync(`/proc/${pid}/maps`, 'utf8').includes('memory-backend'), 90)
 }
 
 /** It goes on with the record that the front-end kept of what was in flight. */
 async function assertRecovers (server: Running): Promise<void> {
-  await server.printed(/process_request/, 30)
+  await server.printed(/process_request/, 90)
   assert.match(server.output, /direction=received request=SET_INFLIGHT_FD .*fds=1/)
   assert.not.match(server.output, /GET_INFLIGHT_FD/)
 }

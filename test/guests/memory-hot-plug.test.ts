@@ -64,14 +64,14 @@ testWith(ourServer, ...qemu)('memory is plugged in, used for requests and unplug
     await monitor.execute('device_add', { driver: 'pc-dimm', id: 'dimm', memdev: 'more' })
     assert.is(await guest.says('plugged'), String(PLUGGED_MEBIBYTES * 256))
     // What the server prints comes by a pipe, later than what the guest says.
-    await until('the server is told of the new memory', async () => countOf(server.output, /received request=ADD_MEM_REG/g) === regions + 1, 30)
+    await until('the server is told of the new memory', async () => countOf(server.output, /received request=ADD_MEM_REG/g) === regions + 1, 90)
     const used = Number(await guest.says('used'))
     assert.ok(used > 40 * 256, `the file was read into the new memory: ${used} of its pages are used`)
 
     await monitor.execute('device_del', { id: 'dimm' })
-    await monitor.told('DEVICE_DELETED', 60)
+    await monitor.told('DEVICE_DELETED', 150)
     await guest.says('unplugged')
-    await server.printed(/received request=REM_MEM_REG/, 10)
+    await server.printed(/received request=REM_MEM_REG/, 90)
     assert.ok(Number((await guest.finished()).get('rounds')) > 0)
   })
   checkFileSystem(image)

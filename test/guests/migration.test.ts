@@ -51,7 +51,7 @@ guestTest('what only the device wrote is in the memory that arrives at the desti
     const after = await boot(destination, script, 'arriving')
     await before.monitor.execute('migrate-set-parameters', { 'downtime-limit': 1, 'max-bandwidth': 80e6 })
     await before.monitor.execute('migrate', { uri: after.uri })
-    await until('the memory was passed over once', async () => (await progress(before.monitor)).passes >= 3, 90)
+    await until('the memory was passed over once', async () => (await progress(before.monitor)).passes >= 3, 200)
     tell(image, 'read')
     await before.guest.says('read')
     await before.monitor.execute('migrate-set-parameters', { 'downtime-limit': 2000, 'max-bandwidth': 1e9 })
@@ -126,7 +126,7 @@ async function withTwoServers (flags: string[], body: (stage: Stage) => Promise<
     const monitor = `${folder}/monitor-${arriving}`
     const uri = `unix:${folder}/${arriving}`
     const guest = bootQemu({
-      socket, script, memory: MEMORY, limitSeconds: 240,
+      socket, script, memory: MEMORY, limitSeconds: 400,
       // Memory that the kernel zeroes as it takes it is memory that a processor wrote.
       parameters: 'init_on_alloc=0 init_on_free=0',
       args: [...monitorAt(monitor), ...(arriving === '' ? [] : ['-incoming', uri])]
@@ -155,8 +155,8 @@ async function completed (from: Monitor, to: Monitor): Promise<void> {
     const { status, error } = await progress(from)
     assert.is.not(status, 'failed', error)
     return status === 'completed'
-  }, 90)
-  await until('the guest runs on', async () => (await to.execute('query-status')).running, 30)
+  }, 200)
+  await until('the guest runs on', async () => (await to.execute('query-status')).running, 90)
 }
 
 test.after.each(cleanUp)

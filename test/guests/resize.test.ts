@@ -42,7 +42,7 @@ for (const [name, boot, needs] of frontEnds) {
         await guest.says(wish)
         truncateSync(image, mebibytes * MEBIBYTE)
         program.signal('SIGHUP')
-        await program.printed(new RegExp(`the disk has ${mebibytes * MEBIBYTE} bytes now`), 10)
+        await program.printed(new RegExp(`the disk has ${mebibytes * MEBIBYTE} bytes now`), 90)
       }
       const results = await guest.finished()
       assert.equal([...results].filter(([key]) => key.startsWith('write-')).map(([, value]) => value), [

@@ -22,7 +22,8 @@ for (const { name, needs, boot } of [{ name: 'User-Mode Linux', needs: uml, boot
     await withServer({ image, flags: ['--trace'] }, async ({ socket, program }) => {
       const results = await boot({ socket, script }).finished()
       assert.equal(['first', 'through', 'back'].map((state) => results.get(state)), ['write back', 'write through', 'write back'])
-      assert.is(program.output.match(/direction=received request=SET_CONFIG/g)?.length, 2)
+      await program.printed(/(direction=received request=SET_CONFIG[^]*){2}/, 90)
+      assert.is(program.output.match(/direction=received request=SET_CONFIG/g)!.length, 2)
     })
   })
 
@@ -48,17 +49,26 @@ for (const { what, script, isStable } of [
   { what: 'written with the cache off and on again', script: `${writeThrough}\n${writeBack}\n${write}`, isStable: false }
 ]) {
   testWith(ourServer, ...uml)(`what was ${what} is ${isStable ? '' : 'not '}on the host's disk`, async () => {
-    const image = blankImage(16)
-    const unknown = unstablePagesUnknown(image)
+    const unknown = unstablePagesUnknown(blankImage(1))
     if (unknown !== undefined) return console.log(`skipped: ${unknown}`)
-    await withServer({ image }, async ({ socket }) => {
-      const guest = bootUml({ socket, script: `${script}\nsay done\nsleep 100` })
-      await guest.says('done')
-      const unstable = unstablePages(image)
-      assert.is(unstable === 0, isStable, `${unstable} pages are in the page cache only`)
-      await guest.kill()
-    })
+    let unstable = await unstableAfter(script)
+    // The host writes back by itself as well, when it likes: hardly each time.
+    for (let attempt = 2; !isStable && unstable === 0 && attempt <= 5; attempt++) unstable = await unstableAfter(script)
+    assert.is(unstable === 0, isStable, `${unstable} pages are in the page cache only`)
   })
+}
+
+/** Pages that are not on the host's disk yet when the guest has done so. */
+async function unstableAfter (script: string): Promise<number> {
+  const image = blankImage(16)
+  let unstable = 0
+  await withServer({ image }, async ({ socket }) => {
+    const guest = bootUml({ socket, script: `${script}\nsay done\nsleep 1000` })
+    await guest.says('done')
+    unstable = unstablePages(image)
+    await guest.kill()
+  })
+  return unstable
 }
 
 test.after.each(cleanUp)

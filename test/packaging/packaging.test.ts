@@ -24,7 +24,7 @@ function tarball (name: string): string {
 }
 
 function run (command: string, args: string[], cwd = root): string {
-  const { status, stdout, stderr } = spawnSync(command, args, { cwd, encoding: 'utf8', timeout: 120_000 })
+  const { status, stdout, stderr } = spawnSync(command, args, { cwd, encoding: 'utf8', timeout: 240_000 })
   equal(status, 0, `${command} ${args.join(' ')}:\n${stdout}\n${stderr}`)
   return stdout
 }

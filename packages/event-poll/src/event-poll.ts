@@ -113,6 +113,7 @@ export class EventPoll {
     return this.#stopNotifier.fd
   }
 
+  /** Whether `close()` was called. */
   get closed (): boolean {
     return this.#closed
   }
@@ -244,6 +245,7 @@ export class EventPoll {
     this.#memory.close()
   }
 
+  /** The same as `close()`, for `using`. */
   [Symbol.dispose] (): void {
     this.close()
   }

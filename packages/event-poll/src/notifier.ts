@@ -101,6 +101,7 @@ export class EventNotifier {
     if (this.#owned) close(fd)
   }
 
+  /** The same as `close()`, for `using`. */
   [Symbol.dispose] (): void {
     this.close()
   }

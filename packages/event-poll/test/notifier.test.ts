@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { closeSync, fstatSync, writeSync } from 'node:fs'
 import { suite } from 'uvu'
-import { getHeapSpaceStatistics } from 'node:v8'
 import { close, EFD_CLOEXEC, eventfd, NativeMemory, unixSocketPair, write } from '@node-vmm/libc'
 import { EventNotifier } from '@node-vmm/event-poll'
+import { heapGrowth } from '../../../test/support/heap-growth.ts'
 import { pipe } from './pipe.ts'
 
 const test = suite('EventNotifier')
@@ -94,22 +94,14 @@ test('a descriptor that is not open is an error at once', () => {
 
 test('notify and clear allocate nothing', () => {
   const notifier = EventNotifier.create()
-  const young = (): number => getHeapSpaceStatistics().find((space) => space.space_name === 'new_space')!.space_used_size
-  const round = (times: number): void => {
+  const times = 2000
+  const grown = heapGrowth(() => {
     for (let time = 0; time < times; time++) {
       notifier.notify()
       notifier.clear()
     }
-  }
-  round(20_000)
-  const samples: number[] = []
-  for (let sample = 0; sample < 15; sample++) {
-    const before = young()
-    round(2000)
-    samples.push((young() - before) / 2000)
-  }
-  const middle = samples.sort((one, other) => one - other)[7]!
-  assert.ok(middle < 2, `${middle} bytes a round`)
+  }, 2 * times)
+  assert.ok(grown <= 2 * times, `${grown / times} bytes a round`)
   notifier.close()
 })
 

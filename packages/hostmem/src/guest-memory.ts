@@ -163,6 +163,7 @@ export class GuestMemory {
     for (const mapping of this.#mappings) mapping.release()
   }
 
+  /** The same as `release()`, for `using`. */
   [Symbol.dispose] (): void {
     this.release()
   }
@@ -274,13 +275,21 @@ export class GuestMemory {
 
   // Scalars are little-endian, as virtio 1.x is, and lie in one region.
 
+  /** Reads a byte. @throws GuestMemoryError ERR_ACCESS */
   getUint8 (address: number): number { return this.#scalar(address, 1, false).getUint8(this.#at) }
+  /** Reads 16 bits, little-endian, in one region. @throws GuestMemoryError ERR_ACCESS */
   getUint16 (address: number): number { return this.#scalar(address, 2, false).getUint16(this.#at, true) }
+  /** Reads 32 bits, little-endian, in one region. @throws GuestMemoryError ERR_ACCESS */
   getUint32 (address: number): number { return this.#scalar(address, 4, false).getUint32(this.#at, true) }
+  /** Reads 64 bits, little-endian, in one region. @throws GuestMemoryError ERR_ACCESS */
   getUint64 (address: number): bigint { return this.#scalar(address, 8, false).getBigUint64(this.#at, true) }
+  /** Writes a byte. @throws GuestMemoryError ERR_ACCESS */
   setUint8 (address: number, value: number): void { this.#scalar(address, 1, true).setUint8(this.#at, value) }
+  /** Writes 16 bits, little-endian, in one region. @throws GuestMemoryError ERR_ACCESS */
   setUint16 (address: number, value: number): void { this.#scalar(address, 2, true).setUint16(this.#at, value, true) }
+  /** Writes 32 bits, little-endian, in one region. @throws GuestMemoryError ERR_ACCESS */
   setUint32 (address: number, value: number): void { this.#scalar(address, 4, true).setUint32(this.#at, value, true) }
+  /** Writes 64 bits, little-endian, in one region. @throws GuestMemoryError ERR_ACCESS */
   setUint64 (address: number, value: bigint): void { this.#scalar(address, 8, true).setBigUint64(this.#at, value, true) }
 
   /** Reads 16 bits in one indivisible, sequentially consistent access. @throws GuestMemoryError outside memory, or at an odd host address */

@@ -2,11 +2,17 @@ import { native, orErrno } from './library.ts'
 import { platform } from './platform.ts'
 
 // linux/aio_abi.h
+/** A read into one buffer. */
 export const IOCB_CMD_PREAD = 0
+/** A write from one buffer. */
 export const IOCB_CMD_PWRITE = 1
+/** `fdatasync(2)`. */
 export const IOCB_CMD_FDSYNC = 3
+/** A read into several buffers. */
 export const IOCB_CMD_PREADV = 7
+/** A write from several buffers. */
 export const IOCB_CMD_PWRITEV = 8
+/** The completion is announced on an eventfd, `aio_resfd`. */
 export const IOCB_FLAG_RESFD = 1
 /** Bytes of `struct iocb`. */
 export const IOCB_BYTES = 64

@@ -1,14 +1,23 @@
 import { check, native, orErrno } from './library.ts'
 
+/** There is something to read. All of these: `epoll_ctl(2)`. */
 export const EPOLLIN = 0x001
+/** There is room to write. */
 export const EPOLLOUT = 0x004
+/** An error; told whether asked for or not. */
 export const EPOLLERR = 0x008
+/** The other end hung up; told whether asked for or not. */
 export const EPOLLHUP = 0x010
+/** The other end will write no more. */
 export const EPOLLRDHUP = 0x2000
+/** Edge-triggered: told once for each change. */
 export const EPOLLET = 0x80000000
 
+/** Adds a descriptor. */
 export const EPOLL_CTL_ADD = 1
+/** Removes a descriptor. */
 export const EPOLL_CTL_DEL = 2
+/** Changes what is told of a descriptor. */
 export const EPOLL_CTL_MOD = 3
 
 const EPOLL_CLOEXEC = 0o2000000

@@ -1,6 +1,8 @@
 import { check, native } from './library.ts'
 
+/** Not inherited by a program that is started: `eventfd(2)`. */
 export const EFD_CLOEXEC = 0o2000000
+/** Reads and writes that would wait fail with EAGAIN. */
 export const EFD_NONBLOCK = 0o4000
 
 const eventfdC = native('int eventfd(unsigned int initial, int flags)')

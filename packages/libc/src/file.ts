@@ -2,22 +2,53 @@ import { constants } from 'node:fs'
 import { errno, LinuxError } from './errors.ts'
 import { check, lastErrno, native, orErrno } from './library.ts'
 
-export const { O_RDONLY, O_WRONLY, O_RDWR, O_CREAT, O_EXCL, O_TRUNC, O_NOFOLLOW, O_NONBLOCK, O_DIRECT, O_DSYNC } = constants
+export const {
+  /** For reading: `open(2)`, as are all of these. */
+  O_RDONLY,
+  /** For writing. */
+  O_WRONLY,
+  /** For both. */
+  O_RDWR,
+  /** Made where it is missing. */
+  O_CREAT,
+  /** With `O_CREAT`: fails where it exists. */
+  O_EXCL,
+  /** Emptied. */
+  O_TRUNC,
+  /** Fails with ELOOP where the path is a symbolic link. */
+  O_NOFOLLOW,
+  /** Does not wait for the other end of a FIFO or a device. */
+  O_NONBLOCK,
+  /** Past the page cache: buffers, offsets and lengths are aligned. */
+  O_DIRECT,
+  /** Writes are stable before they return. */
+  O_DSYNC
+} = constants
+/** Not inherited by a program that is started: `open(2)`. */
 export const O_CLOEXEC = 0o2000000
 
+/** The file's size stays: `fallocate(2)`. */
 export const FALLOC_FL_KEEP_SIZE = 0x01
+/** Gives the space back; zeroes are read there. Needs `FALLOC_FL_KEEP_SIZE`. */
 export const FALLOC_FL_PUNCH_HOLE = 0x02
+/** Zeroes are read there; the space is kept. */
 export const FALLOC_FL_ZERO_RANGE = 0x10
 
 /** The write is stable before it returns, as if the file had been opened with O_DSYNC. See `pwritev2(2)`. */
 export const RWF_DSYNC = 0x02
 
+/** No more seals: `fcntl(2)`, "File sealing". */
 export const F_SEAL_SEAL = 0x1
+/** The file gets no smaller. */
 export const F_SEAL_SHRINK = 0x2
+/** The file gets no larger. */
 export const F_SEAL_GROW = 0x4
 
+/** A lock that readers share: `fcntl(2)`. */
 export const F_RDLCK = 0
+/** A lock for one alone. */
 export const F_WRLCK = 1
+/** No lock. */
 export const F_UNLCK = 2
 
 const F_GETFL = 3

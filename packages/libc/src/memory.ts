@@ -1,18 +1,31 @@
 import { constants } from 'node:buffer'
 import { check, koffi, native } from './library.ts'
 
+/** No access: `mmap(2)`, as are all of these. */
 export const PROT_NONE = 0
+/** May be read. */
 export const PROT_READ = 1
+/** May be written. */
 export const PROT_WRITE = 2
+/** Others who map the file see what is written. */
 export const MAP_SHARED = 0x01
+/** Others do not see what is written. */
 export const MAP_PRIVATE = 0x02
+/** At exactly this address, in place of what is there. */
 export const MAP_FIXED = 0x10
+/** Memory without a file. */
 export const MAP_ANONYMOUS = 0x20
+/** No swap space is kept for it. */
 export const MAP_NORESERVE = 0x4000
+/** Pages are there at once, not at their first use. */
 export const MAP_POPULATE = 0x8000
+/** Of huge pages. */
 export const MAP_HUGETLB = 0x40000
+/** Not inherited by a program that is started: `memfd_create(2)`, as are these. */
 export const MFD_CLOEXEC = 1
+/** May be sealed: see `F_SEAL_SHRINK`. */
 export const MFD_ALLOW_SEALING = 2
+/** Of huge pages. */
 export const MFD_HUGETLB = 4
 
 /** Bytes of a page: mappings start at its multiples. */
@@ -131,6 +144,7 @@ export class NativeMemory {
     munmap(this.address, this.length)
   }
 
+  /** The same as `close()`, for `using`. */
   [Symbol.dispose] (): void {
     this.close()
   }

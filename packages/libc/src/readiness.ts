@@ -12,6 +12,7 @@ export interface Watch {
   unref (): void
   /** Keeps the process alive while this watch is open: the state at first. */
   ref (): void
+  /** The same as `close()`, for `using`. */
   [Symbol.dispose] (): void
 }
 

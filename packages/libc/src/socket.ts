@@ -1,12 +1,15 @@
 import { errno, LinuxError } from './errors.ts'
 import { check, koffi, lastErrno, native } from './library.ts'
 
+/** Fails with EAGAIN instead of waiting: `recv(2)`. */
 export const MSG_DONTWAIT = 0x40
+/** No SIGPIPE where the other end is gone: `send(2)`. */
 export const MSG_NOSIGNAL = 0x4000
 const MSG_CTRUNC = 0x08
 const MSG_CMSG_CLOEXEC = 0x40000000
 const AF_UNIX = 1
 const SOCK_STREAM = 1
+const SOCK_DGRAM = 2
 const SOCK_CLOEXEC = 0o2000000
 const SOCK_NONBLOCK = 0o4000
 const SOL_SOCKET = 1
@@ -34,6 +37,11 @@ export function unixSocket (options: { readonly nonBlocking?: boolean } = {}): n
   return check(socketC()(AF_UNIX, streamType(options.nonBlocking), 0), 'socket')
 }
 
+/** A new unix datagram socket, close-on-exec and blocking. See `unix(7)`. @throws LinuxError */
+export function unixDatagramSocket (): number {
+  return check(socketC()(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), 'socket')
+}
+
 /** Two unix stream sockets, connected to each other. See `socketpair(2)`. @throws LinuxError */
 export function unixSocketPair (options: { readonly nonBlocking?: boolean } = {}): [number, number] {
   const fds = new Int32Array(2)
@@ -45,25 +53,27 @@ function streamType (nonBlocking = false): number {
   return SOCK_STREAM | SOCK_CLOEXEC | (nonBlocking ? SOCK_NONBLOCK : 0)
 }
 
+// An abstract name begins with a zero and has no end but its length; a path ends with a zero.
 function socketAddress (path: string): Buffer {
   const bytes = Buffer.from(path)
-  if (bytes.length === 0 || bytes.length >= SUN_PATH_BYTES || bytes.includes(0)) {
+  const isAbstract = bytes[0] === 0 && bytes.length <= SUN_PATH_BYTES
+  if (!isAbstract && (bytes.length === 0 || bytes.length >= SUN_PATH_BYTES || bytes.includes(0))) {
     throw new RangeError(`a unix socket's path has 1 to ${SUN_PATH_BYTES - 1} bytes: ${JSON.stringify(path)} has ${bytes.length}. ` +
       'Use a shorter path, a relative one for instance.')
   }
-  const address = Buffer.alloc(2 + SUN_PATH_BYTES)
+  const address = Buffer.alloc(2 + (isAbstract ? bytes.length : SUN_PATH_BYTES))
   address.writeUInt16LE(AF_UNIX, 0)
   bytes.copy(address, 2)
   return address
 }
 
-/** Names a socket in the file system. See `bind(2)`. @throws LinuxError such as EADDRINUSE; RangeError for a path too long */
+/** Names a socket: in the file system, or in the abstract namespace where the name begins with a zero byte. See `unix(7)`, `bind(2)`. @throws LinuxError such as EADDRINUSE; RangeError for a path too long */
 export function bindUnix (fd: number, path: string): void {
   const address = socketAddress(path)
   check(bindC()(fd, address, address.length), 'bind', () => ({ subject: path }))
 }
 
-/** Connects to a named socket, blocking. See `connect(2)`. @throws LinuxError such as ENOENT, ECONNREFUSED; RangeError for a path too long */
+/** Connects to a named socket, blocking; names as for {@link bindUnix}. See `connect(2)`. @throws LinuxError such as ENOENT, ECONNREFUSED; RangeError for a path too long */
 export function connectUnix (fd: number, path: string): void {
   const address = socketAddress(path)
   check(connectC()(fd, address, address.length), 'connect', () => ({ subject: path, remedy: 'Is the server running?' }))

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
 import {
   accept, bindUnix, close, connectUnix, eventfd, listen, memfdCreate, NativeMemory, read, receiveMessage, SCM_MAX_FD,
-  sendMessage, shutdown, unixSocket, unixSocketPair, write
+  sendMessage, shutdown, unixDatagramSocket, unixSocket, unixSocketPair, write
 } from '@node-vmm/libc'
 
 const test = suite('socket')
@@ -99,6 +99,26 @@ test('a named socket: listens, accepts non-blocking, and serves Node as well', a
   assert.equal(String(await new Promise((resolve) => node.once('data', resolve))), 'hello')
   node.destroy()
   for (const fd of [listener, client, served, second]) close(fd)
+})
+
+test('datagrams arrive one by one, at a path or at an abstract name of exactly its bytes', () => {
+  for (const name of [`${directory}/datagrams`, `\0node-vmm-${process.pid}`]) {
+    const [receiver, sender] = [unixDatagramSocket(), unixDatagramSocket()]
+    bindUnix(receiver, name)
+    connectUnix(sender, name)
+    assert.equal(sendMessage(sender, Buffer.from('READY=1')), 7)
+    assert.equal(sendMessage(sender, Buffer.from('STOPPING=1')), 10)
+    const buffer = Buffer.alloc(64)
+    assert.equal(receiveMessage(receiver, buffer)!.length, 7)
+    assert.equal(buffer.toString('utf8', 0, 7), 'READY=1')
+    assert.equal(receiveMessage(receiver, buffer)!.length, 10)
+    close(receiver)
+    close(sender)
+  }
+  const fd = unixDatagramSocket()
+  assert.throws(() => connectUnix(fd, `\0node-vmm-${process.pid}\0`), { code: 'ECONNREFUSED' })
+  assert.throws(() => bindUnix(fd, `\0${'x'.repeat(108)}`), RangeError)
+  close(fd)
 })
 
 test('errors of names', () => {

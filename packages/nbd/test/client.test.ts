@@ -204,7 +204,7 @@ test('close waits for what is in flight, then fails it, and says goodbye', async
   const read = client.read(0, 512)
   const never = assert.rejects(client.read(512, 512), { code: 'ERR_NBD_CLOSED' })
   await eventually('both are in flight', () => held.length === 2)
-  const closed = client.close({ timeout: 200 })
+  const closed = client.close({ timeout: 1500 })
   await assert.rejects(client.read(0, 512), { code: 'ERR_NBD_CLOSED' })
   for (const socket of server.sockets) socket.write(dataChunk(held[0].cookie, 0, Buffer.alloc(512)))
   await read

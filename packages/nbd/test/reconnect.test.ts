@@ -116,7 +116,7 @@ test('a server that falls silent is left, and its requests go to the next', asyn
   const server = await FakeServer.start({
     serve: ({ cookie, offset, length }, socket, connection) => { if (connection > 1) socket.write(dataChunk(cookie, offset, Buffer.alloc(length))) }
   })
-  const client = await NbdClient.connect({ uri: server.uri, timeout: 100, reconnect: quickly })
+  const client = await NbdClient.connect({ uri: server.uri, timeout: 1500, reconnect: quickly })
   await client.read(0, 512)
   assert.equal(server.connections, 2)
   await client.close()

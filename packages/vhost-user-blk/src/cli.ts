@@ -1,9 +1,16 @@
 #!/usr/bin/env node
-import type { TraceEvent } from '@node-vmm/virtio-blk-dataplane'
+import { ListeningSocket } from '@node-vmm/vhost-user'
 import { readFileSync } from 'node:fs'
-import { type Command, HELP, parseCommand, UsageError } from './options.ts'
+import { Controls, statisticsOf } from './control.ts'
+import { ask, describe } from './control-client.ts'
+import { ControlServer } from './control-server.ts'
+import { type Command, HELP, type NamedDisk, parseCommand, UsageError } from './options.ts'
+import { Output } from './output.ts'
+import { RateMeter } from './rates.ts'
 import { becomeUser, enterSandbox } from './sandbox.ts'
-import { serve, type ServeOptions, type Server } from './serve.ts'
+import { serve } from './serve.ts'
+import type { ServedDisk } from './served-disk.ts'
+import { Notifier, takePassedSockets } from './systemd.ts'
 
 /** As vhost-user back-end programs answer: QEMU, docs/interop/vhost-user.json. */
 const CAPABILITIES = { type: 'block', features: ['blk-file', 'read-only'] }
@@ -23,15 +30,16 @@ const IO_URING = {
 // A guest must not lose its disk because nobody reads the log any more. And a terminal is opened for writing at its first
 // use: before that is given up.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
+let output = new Output(false)
 process.exitCode = await main(process.argv.slice(2))
 
 async function main (args: readonly string[]): Promise<number> {
   try {
-    return await run(parseCommand(args))
+    return await run(parseCommand(args, takePassedSockets()))
   } catch (error) {
-    log((error as Error).message)
+    output.log((error as Error).message)
     if (!(error instanceof UsageError)) return 1
-    log('see --help')
+    output.log('see --help')
     return 2
   }
 }
@@ -42,82 +50,161 @@ async function run (command: Command): Promise<number> {
       console.log(HELP)
       return 0
     case 'version':
-      console.log(JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version)
+      console.log(version())
       return 0
     case 'print-capabilities':
       console.log(JSON.stringify(CAPABILITIES, undefined, 2))
       return 0
+    case 'control':
+      return control(command)
     case 'serve':
+      output = new Output(command.json)
       return serveUntilAsked(command)
   }
 }
 
+function version (): string {
+  return JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version
+}
+
+async function control ({ path, request, json }: Extract<Command, { name: 'control' }>): Promise<number> {
+  const answer = await ask(path, request)
+  if (!answer.ok) throw new Error(answer.error.message)
+  console.log(json ? JSON.stringify(answer.result) : describe(request.command, answer.result))
+  return 0
+}
+
 type ServeCommand = Extract<Command, { name: 'serve' }>
 
+// What is opened is closed in the opposite order, whatever has failed.
 async function serveUntilAsked (command: ServeCommand): Promise<number> {
-  const { options, trace } = command
-  const server = await serve({
-    ...options,
-    log,
-    ...(trace && { tracer: logTrace, traceMessages: log })
-  })
-  const ended = Promise.race([server.closed, signalled('SIGTERM'), signalled('SIGINT')])
-  process.on('SIGHUP', () => { void resize(server) })
+  const disks = await withModules(command)
+  const closes: (() => unknown)[] = []
+  let failure: Error | undefined
   try {
-    await giveUpRights(server, command)
+    failure = await serveWith({ ...command, disks }, (close) => closes.unshift(close))
   } catch (error) {
-    await server.close()
-    throw error
+    failure = error as Error
   }
-  console.log(readyLine(server, options))
-  let failure = await ended
-  try {
-    await server.close()
-  } catch (error) {
-    failure ??= error as Error
+  for (const close of closes) {
+    try {
+      await close()
+    } catch (error) {
+      failure ??= error as Error
+    }
   }
-  if (failure !== undefined) log(failure.message)
+  if (failure !== undefined) output.log(failure.message)
   return failure === undefined ? 0 : 1
 }
 
-// What is to be opened with rights is open, and no guest was served yet.
-async function giveUpRights ({ plane }: Server, { user, sandbox }: ServeCommand): Promise<void> {
-  if (user !== undefined) becomeUser(user)
-  if (sandbox === undefined) return
-  const ioUring = plane.engine.name === 'io_uring'
-  const { pathsRestricted, ioUring: left, missing } = await enterSandbox({ ioUring, bestEffort: sandbox === 'best-effort' })
-  for (const reason of missing) log(`the sandbox goes without ${reason}`)
-  log(`in a sandbox: ${PATHS[pathsRestricted]}${IO_URING[left]}`)
+// What opens other disks than images is loaded for those who have one.
+async function withModules ({ disks, sandbox }: ServeCommand): Promise<NamedDisk[]> {
+  if (disks.every(({ spec }) => spec === undefined)) return [...disks]
+  const { checkSandboxed, parseSpec } = await import('./disk-spec.ts')
+  return disks.map((disk) => {
+    if (disk.spec === undefined) return disk
+    if (sandbox !== undefined) checkSandboxed(disk.spec)
+    return { ...disk, options: { ...disk.options, disk: parseSpec(disk.spec) } }
+  })
 }
 
-async function resize (server: Server): Promise<void> {
+/** @returns what has ended it, unless it was asked to end */
+async function serveWith (command: ServeCommand, atEnd: (close: () => unknown) => void): Promise<Error | undefined> {
+  const disks: ServedDisk[] = []
+  for (const { name, options, spec } of command.disks) {
+    // Which disk, where there are several.
+    const log = (line: string): void => output.log(command.disks.length === 1 ? line : `${name}: ${line}`)
+    const server = await serve({
+      ...options,
+      log,
+      ...(command.trace && { tracer: (event) => output.trace(event), traceMessages: log })
+    })
+    const disk = { name, image: options.path ?? spec!, options, server }
+    disks.push(disk)
+    atEnd(() => server.close())
+    process.on('SIGHUP', () => { void resize(disk, log) })
+  }
+  const { asked, quit } = askedToEnd()
+  if (command.control !== undefined) {
+    const controls = new Controls(version(), disks, quit)
+    const control = new ControlServer(controlSocket(command.control), (request) => controls.execute(request))
+    atEnd(() => closeControl(control))
+  }
+  if (command.metrics !== undefined) {
+    // Only who asks for it pays for it.
+    const { serveMetrics } = await import('./metrics.ts')
+    const metrics = await serveMetrics(disks, command.metrics)
+    atEnd(() => metrics.close())
+    output.log(`metrics at ${metrics.url}`)
+  }
+  const ended = Promise.race([...disks.map(({ server }) => server.closed), asked])
+  const notifier = connectToSystemd()
+  await giveUpRights(disks, command)
+  for (const disk of disks) output.ready(disk)
+  notify(notifier, { READY: '1', STATUS: `Serving ${disks.map(({ name }) => name).join(', ')}` })
+  atEnd(() => notify(notifier, { STOPPING: '1', STATUS: 'Completing what is in flight' }))
+  if (command.statsInterval !== undefined) {
+    const meter = new RateMeter(() => statisticsOf(disks))
+    const timer = setInterval(() => output.statistics(meter.sample()), command.statsInterval)
+    atEnd(() => clearInterval(timer))
+  }
+  return ended
+}
+
+// Once: the same signal a second time ends the process where it stands, should the drain not end.
+function askedToEnd (): { readonly asked: Promise<undefined>, readonly quit: () => void } {
+  let quit = (): void => {}
+  const asked = new Promise<undefined>((resolve) => { quit = () => resolve(undefined) })
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, quit)
+  return { asked, quit }
+}
+
+function controlSocket (where: string | number): ListeningSocket {
+  return typeof where === 'string' ? ListeningSocket.bind(where) : ListeningSocket.inherit(where)
+}
+
+// That systemd does not hear of it is no reason not to serve.
+function connectToSystemd (): Notifier | undefined {
+  try {
+    return Notifier.connect()
+  } catch (error) {
+    output.log(`systemd cannot be told anything: ${(error as Error).message}`)
+    return undefined
+  }
+}
+
+function notify (notifier: Notifier | undefined, assignments: Readonly<Record<string, string>>): void {
+  try {
+    notifier?.notify(assignments)
+  } catch (error) {
+    output.log(`systemd was not told: ${(error as Error).message}`)
+  }
+}
+
+// In a sandbox the file stays, for the next server to take over.
+function closeControl (server: ControlServer): void {
+  try {
+    server.close()
+  } catch (error) {
+    output.log(`the control socket stays, for the next server to take over: ${(error as Error).message}`)
+  }
+}
+
+// What is to be opened with rights is open, and no guest was served yet.
+async function giveUpRights (disks: readonly ServedDisk[], { user, sandbox }: ServeCommand): Promise<void> {
+  if (user !== undefined) becomeUser(user)
+  if (sandbox === undefined) return
+  const ioUring = disks.some(({ server }) => server.plane.engine.name === 'io_uring')
+  const { pathsRestricted, ioUring: left, missing } = await enterSandbox({ ioUring, bestEffort: sandbox === 'best-effort' })
+  for (const reason of missing) output.log(`the sandbox goes without ${reason}`)
+  output.log(`in a sandbox: ${PATHS[pathsRestricted]}${IO_URING[left]}`)
+}
+
+async function resize ({ server }: ServedDisk, log: (line: string) => void): Promise<void> {
   try {
     await server.resize()
     log(`the disk has ${server.plane.capacity} bytes now`)
   } catch (error) {
     log(`the disk keeps its size: ${(error as Error).message}`)
   }
-}
-
-// Once: the same signal a second time ends the process where it stands, should the drain not end.
-function signalled (signal: NodeJS.Signals): Promise<undefined> {
-  return new Promise((resolve) => process.once(signal, () => resolve(undefined)))
-}
-
-function readyLine ({ plane }: Server, { path, socketPath, fd, readOnly = false }: ServeOptions): string {
-  const where = socketPath ?? `fd ${fd}`
-  const queues = plane.queues === 1 ? '1 queue' : `${plane.queues} queues`
-  return `ready: ${path} (${plane.capacity} bytes, ${readOnly ? 'read-only' : 'read-write'}, ${queues}, ${plane.engine.name}) on ${where}`
-}
-
-function logTrace ({ name, ...fields }: TraceEvent): void {
-  log([name, ...Object.entries(fields).map(([key, value]) => `${key}=${key.endsWith('Address') ? hex(value) : value}`)].join(' '))
-}
-
-function hex (address: number): string {
-  return `0x${address.toString(16)}`
-}
-
-function log (line: string): void {
-  console.error(`vhost-user-blk: ${line}`)
 }

@@ -21,7 +21,7 @@ export interface ServeOptions extends Omit<DataPlaneOptions, 'dataPlane' | 'scsi
   readonly fd?: number
   /**
    * Receives what an operator should know: a slower engine than the best, a session's begin and end, a refused message,
-   * a broken ring. 128 lines may come at once, then one in ten seconds: no guest and no front-end fills a disk with them.
+   * a broken ring, a failure of a disk of your own. 128 lines may come at once, then one in ten seconds: no guest and no front-end fills a disk with them.
    * @default nobody is told
    */
   readonly log?: (line: string) => void
@@ -33,6 +33,8 @@ export interface ServeOptions extends Omit<DataPlaneOptions, 'dataPlane' | 'scsi
 export interface Server {
   readonly plane: DataPlane
   readonly listener: Listener
+  /** Front-ends that have connected so far. */
+  readonly sessions: number
   /** Settles when no front-end will be served any more; with the error, unless that was as wanted. */
   readonly closed: Promise<Error | undefined>
   /**
@@ -42,29 +44,36 @@ export interface Server {
    */
   resize (bytes?: number): Promise<void>
   /**
-   * Ends the session, drained, removes the socket and gives the image back.
+   * Ends the session, drained, removes the socket and gives the image back, or closes the disk.
    *
    * @throws VhostUserError ERR_VHOST_USER_ABANDONED when requests did not end within `stopTimeout`: it is closed all the
    * same, but for the image, which stays open and locked until the process ends
    */
   close (): Promise<void>
+  /** The same as `close()`, for `await using`. */
   [Symbol.asyncDispose] (): Promise<void>
 }
 
 /**
- * Serves a raw image to vhost-user front-ends, one after the other, from a data-plane thread.
+ * Serves a disk, a raw image or one of your own, to vhost-user front-ends, one after the other: from a data-plane thread, or
+ * from this one where your own disk is an object of it.
  *
  * @throws DataPlaneError, VhostUserError or LinuxError, each with its remedy: nothing is left open then
  */
 export async function serve (options: ServeOptions): Promise<Server> {
-  const { socketPath, socketMode, socketOwner, fd, traceMessages, ...disk } = options
+  const { socketPath, socketMode, socketOwner, fd, traceMessages, onProblem, ...disk } = options
   const log = limited(options.log ?? (() => {}))
   let fatal: (error: Error) => void = () => {}
   const died = new Promise<Error>((resolve) => { fatal = resolve })
   let faults = 0
+  let sessions = 0
   let closing = false
-  const plane = DataPlane.create({
+  const plane = await DataPlane.open({
     ...disk,
+    onProblem: (problem) => {
+      log(problem.message)
+      onProblem?.(problem)
+    },
     onFault: (queue, fault) => {
       if (faults++ < FAULTS_TOLD_MAX) log(`queue ${queue} is broken until the guest resets it: ${fault.message}`)
     },
@@ -82,6 +91,7 @@ export async function serve (options: ServeOptions): Promise<Server> {
       onProblem: (problem) => log(problem.message),
       onSession: () => {
         faults = 0
+        sessions++
         log('a front-end connected')
       },
       onSessionEnd: (failure) => log(`the session ended: ${failure?.message ?? (closing ? 'the server closes' : 'the front-end hung up')}`),
@@ -103,6 +113,7 @@ export async function serve (options: ServeOptions): Promise<Server> {
   return {
     plane,
     listener,
+    get sessions () { return sessions },
     closed: Promise.race([listener.closed, died]),
     resize: async (bytes) => {
       await plane.resize(bytes)

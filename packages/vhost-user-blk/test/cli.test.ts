@@ -53,7 +53,7 @@ test('answers --help, --version and --print-capabilities, whatever else is there
 test('exits with 2 and the remedy for a command line that is wrong', async () => {
   const { args } = place()
   for (const [wrong, message] of [
-    [[], /^vhost-user-blk: which image\? Give --blk-file=IMAGE\.\nvhost-user-blk: see --help\n$/],
+    [[], /^vhost-user-blk: which image\? Give --blk-file=IMAGE, or --disk=SPEC\.\nvhost-user-blk: see --help\n$/],
     [['--blk-file=x'], /give either --socket-path=PATH or --fd=N/],
     [[...args, '--num-queues=0'], /--num-queues takes a number from 1 to 256/],
     [[...args, '--engine=fast'], /no engine is called fast/],
@@ -267,6 +267,56 @@ test('SIGHUP: the disk has the size that its image has by now, and the guest is 
   await program.seen(/the disk keeps its size: .*1000/)
   frontEnd.close()
   assert.deepEqual(await program.end(), { status: 0, signal: null })
+})
+
+test('control asks the server, and tells it what to do', async () => {
+  const { image, args } = place()
+  const path = newPath()
+  const program = await Program.ready([...args, `--control=${path}`, '--engine=sync', '--name=root'])
+  const control = (...command: string[]) => run('control', path, ...command)
+  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'))
+  const status = await control('status')
+  assert.ok(status.stdout.startsWith(`version ${version}, process ${program.process.pid}, `), status.stdout)
+  assert.ok(status.stdout.includes(`root: ${image} (1048576 bytes, read-write, 1 queue, sync)`), status.stdout)
+  const stats = JSON.parse((await control('stats', '--json')).stdout)
+  assert.deepEqual(stats.disks.map(({ name, queues }: any) => [name, queues.length, queues[0].requests]), [['root', 1, 0]])
+
+  assert.deepEqual(await control('resize', '2097152', '--name=root'), { status: 0, stdout: 'root has 2097152 bytes\n', stderr: '' })
+  assert.equal(statSync(image).size, 2 << 20)
+  const refused = await control('resize', '1000')
+  assert.deepEqual([refused.status, refused.stdout], [1, ''])
+  assert.match(refused.stderr, /^vhost-user-blk: .*1000/)
+  assert.deepEqual((await control('pause')).status, 1)
+
+  assert.deepEqual(await control('quit'), { status: 0, stdout: 'it ends\n', stderr: '' })
+  assert.deepEqual(await program.ended, { status: 0, signal: null })
+  assert.equal(existsSync(path), false)
+  const nobody = await control('status')
+  assert.equal(nobody.status, 1)
+  assert.match(nobody.stderr, /no answer from .*ENOENT.*Is a server running with --control=/)
+  assert.equal((await control('explode')).status, 2)
+})
+
+test('a disk that is paused is still given back', async () => {
+  const { socketPath, args } = place()
+  const path = newPath()
+  const program = await Program.ready([...args, `--control=${path}`])
+  const driver = await BlockDriver.connect({ socketPath })
+  assert.equal((await run('control', path, 'pause')).stdout, 'disk0 is paused\n')
+  const lost = driver.write(0, PATTERN)
+  lost.catch(() => {})
+  assert.deepEqual(await program.end(), { status: 0, signal: null })
+  await assert.rejects(lost, { code: 'ERR_BLOCK_DISCONNECTED' })
+  await driver.close()
+})
+
+test('where the control socket cannot be, nothing is served', async () => {
+  const { socketPath, args } = place()
+  const path = newPath()
+  writeFileSync(path, 'precious')
+  const { status, stdout, stderr } = await run(...args, `--control=${path}`)
+  assert.deepEqual([status, stdout, existsSync(socketPath)], [1, '', false])
+  assert.match(stderr, /is no socket: it is left as it is/)
 })
 
 test('--packed, --in-order, --threads and --cpus serve', async () => {

@@ -1,14 +1,16 @@
 import assert from 'node:assert/strict'
+import { writeFileSync } from 'node:fs'
 import { test } from 'uvu'
 import { type Command, HELP, parseCommand, UsageError } from '../src/options.ts'
 import type { ServeOptions } from '../src/serve.ts'
+import { newPath } from './support/scratch.ts'
 
 const least = ['--socket-path=/run/disk.sock', '--blk-file=disk.raw']
 
 function options (...args: string[]): ServeOptions {
   const command = parseCommand(args)
   if (command.name !== 'serve') throw new Error(command.name)
-  return command.options
+  return command.disks[0]!.options
 }
 
 function refusal (...args: string[]): string {
@@ -26,10 +28,14 @@ test('an image and a socket are enough', () => {
   assert.deepEqual(parseCommand(least), {
     name: 'serve',
     trace: false,
-    options: {
-      path: 'disk.raw', socketPath: '/run/disk.sock', noFollow: false, readOnly: false, direct: false, pollMaxMicroseconds: 100, writeThrough: false, discardSegments: 1,
-      packed: false, inOrder: false, queues: 1, threads: 1, queueThreads: [], cpus: [], engine: 'auto', stopTimeout: 60_000, serial: '', lock: 'open'
-    }
+    json: false,
+    disks: [{
+      name: 'disk0',
+      options: {
+        path: 'disk.raw', socketPath: '/run/disk.sock', noFollow: false, readOnly: false, direct: false, pollMaxMicroseconds: 100, writeThrough: false, discardSegments: 1,
+        packed: false, inOrder: false, queues: 1, threads: 1, queueThreads: [], cpus: [], engine: 'auto', stopTimeout: 60_000, serial: '', lock: 'open'
+      }
+    }]
   })
 })
 
@@ -37,17 +43,25 @@ test('each flag reaches the server, with = or as the next argument', () => {
   assert.deepEqual(parseCommand([
     '--fd', '3', '--blk-file', 'disk.raw', '--lock', 'running', '--no-follow', '--read-only', '--direct', '--poll-max-us', '0', '--write-through', '--discard-segments', '0', '--packed',
     '--in-order', '--num-queues', '3', '--threads', '2', '--queue-threads', '0,1,1', '--cpus', '2+3,4', '--engine', 'linux-aio',
-    '--serial', 'exactly twenty bytes', '--stop-timeout', '5', '--user', '0:0', '--sandbox', '--trace'
+    '--serial', 'exactly twenty bytes', '--stop-timeout', '5', '--user', '0:0', '--sandbox', '--trace', '--name', 'root', '--control', 'disk.ctl',
+    '--json', '--stats', '--metrics', '9100'
   ]), {
     name: 'serve',
     trace: true,
     user: { uid: 0, gid: 0, primaryGid: 0 },
     sandbox: 'full',
-    options: {
-      path: 'disk.raw', fd: 3, noFollow: true, readOnly: true, direct: true, pollMaxMicroseconds: 0, writeThrough: true, discardSegments: 0, packed: true, inOrder: true,
-      queues: 3, threads: 2, queueThreads: [0, 1, 1], cpus: [[2, 3], [4]], engine: 'linux-aio', stopTimeout: 5000, serial: 'exactly twenty bytes',
-      lock: 'running'
-    }
+    control: 'disk.ctl',
+    json: true,
+    metrics: { host: '127.0.0.1', port: 9100 },
+    statsInterval: 1000,
+    disks: [{
+      name: 'root',
+      options: {
+        path: 'disk.raw', fd: 3, noFollow: true, readOnly: true, direct: true, pollMaxMicroseconds: 0, writeThrough: true, discardSegments: 0, packed: true, inOrder: true,
+        queues: 3, threads: 2, queueThreads: [0, 1, 1], cpus: [[2, 3], [4]], engine: 'linux-aio', stopTimeout: 5000, serial: 'exactly twenty bytes',
+        lock: 'running'
+      }
+    }]
   })
 })
 
@@ -67,8 +81,55 @@ test('each engine is known by its name', () => {
 })
 
 test('an image is needed', () => {
-  assert.equal(refusal(), 'which image? Give --blk-file=IMAGE.')
-  assert.equal(refusal('--socket-path=s', '--blk-file='), 'which image? Give --blk-file=IMAGE.')
+  assert.equal(refusal(), 'which image? Give --blk-file=IMAGE, or --disk=SPEC.')
+  assert.equal(refusal('--socket-path=s', '--blk-file='), 'which image? Give --blk-file=IMAGE, or --disk=SPEC.')
+})
+
+test('a disk that is no image has its own options', () => {
+  const { disks: [disk] } = parseCommand(['--socket-path=s', '--disk=ram:capacity=1M', '--read-only', '--num-queues=2']) as Extract<Command, { name: 'serve' }>
+  assert.equal(disk!.spec, 'ram:capacity=1M')
+  const { path, lock, engine, direct, noFollow, readOnly, queues } = disk!.options
+  assert.deepEqual([path, lock, engine, direct, noFollow, readOnly, queues], [undefined, undefined, undefined, undefined, undefined, true, 2])
+  assert.equal(refusal(...least, '--disk=x'), 'give either --blk-file=IMAGE or --disk=SPEC.')
+  for (const flag of ['--no-follow', '--lock=running', '--direct', '--engine=sync', '--threads=2']) {
+    assert.equal(refusal('--socket-path=s', '--disk=x', '--num-queues=2', flag),
+      `${flag.replace(/=.*/, '')} is for --blk-file: what --disk names has its own options, and one thread.`)
+  }
+})
+
+test('several disks come from a file, each as from a command line of its own', () => {
+  const file = newPath()
+  const configure = (config: unknown, ...args: string[]) => {
+    writeFileSync(file, JSON.stringify(config))
+    return parseCommand([`--config=${file}`, ...args], [{ fd: 3, name: 'data' }]) as Extract<Command, { name: 'serve' }>
+  }
+  const refused = (config: unknown, ...args: string[]): string => {
+    try {
+      configure(config, ...args)
+    } catch (error) {
+      assert.ok(error instanceof UsageError)
+      return error.message.replace(file, 'FILE')
+    }
+    throw new Error('it was taken')
+  }
+  const [root, data, third] = configure({
+    disks: [
+      { name: 'root', 'socket-path': 'root.sock', 'blk-file': 'root.raw', 'num-queues': 2, 'read-only': true, packed: false, engine: 'sync' },
+      { name: 'data', 'blk-file': 'data.raw' },
+      { 'socket-path': 'third.sock', disk: { type: 'ram', capacity: '1M' } }
+    ]
+  }, '--stats', '--sandbox').disks
+  const { path, socketPath, queues, readOnly, packed, engine } = root!.options
+  assert.deepEqual([root!.name, path, socketPath, queues, readOnly, packed, engine], ['root', 'root.raw', 'root.sock', 2, true, false, 'sync'])
+  assert.deepEqual([data!.options.fd, data!.options.engine], [3, 'linux-aio'])
+  assert.deepEqual([third!.name, third!.spec], ['disk2', '{"type":"ram","capacity":"1M"}'])
+
+  const disk = { 'socket-path': 's', 'blk-file': 'b' }
+  assert.equal(refused({ disks: [disk] }, '--serial=x'), 'with --config, --serial belongs to the disks of the file.')
+  assert.equal(refused({ disks: [disk, { ...disk, name: 'disk0' }] }), 'FILE: two disks are called disk0.')
+  assert.equal(refused({ disks: [disk, { ...disk, 'num-queues': 0 }] }), 'FILE: disks[1]: --num-queues takes a number from 1 to 256: not "0".')
+  assert.match(refused({ disks: [{ ...disk, sandbox: true }] }), /^FILE: disks\[0\]: Unknown option '--sandbox'/)
+  assert.match(refused({ disks: [] }), /^--config: FILE: "disks" is a list of at least one disk\.$/)
 })
 
 test('the image is locked while it is open, or while a guest runs', () => {
@@ -81,6 +142,20 @@ test('one of a path and a descriptor is needed, not both', () => {
   assert.equal(refusal('--blk-file=disk.raw'), message)
   assert.equal(refusal('--blk-file=disk.raw', '--fd=3', '--socket-path=s'), message)
   assert.equal(refusal('--blk-file=disk.raw', '--socket-path='), '--socket-path takes a path: not "".')
+})
+
+test('a socket that systemd passed on takes the place of one that is not named', () => {
+  const command = (sockets: Record<string, number>, ...args: string[]) => parseCommand(['--blk-file=disk.raw', ...args],
+    Object.entries(sockets).map(([name, fd]) => ({ name, fd }))) as Extract<Command, { name: 'serve' }>
+  const fd = (sockets: Record<string, number>, ...args: string[]) => command(sockets, ...args).disks[0]!.options.fd
+  assert.equal(fd({ 'disk.socket': 3 }), 3)
+  assert.equal(fd({ control: 3, 'disk.socket': 4 }), 4)
+  assert.equal(command({ control: 3, 'disk.socket': 4 }).control, 3)
+  assert.equal(fd({ root: 3, data: 4 }, '--name=data'), 4)
+  assert.throws(() => fd({ root: 3, data: 4 }), { message: 'systemd passed several sockets: name the one for this disk FileDescriptorName=disk0.' })
+  assert.throws(() => fd({ control: 3 }), { message: 'give either --socket-path=PATH or --fd=N.' })
+  const { disks: [disk], control } = command({ 'disk.socket': 3, control: 4 }, '--socket-path=s', '--control=c')
+  assert.deepEqual([disk!.options.socketPath, disk!.options.fd, control], ['s', undefined, 'c'])
 })
 
 test('the socket has permissions and an owner; one that was passed on has them already', () => {
@@ -103,8 +178,8 @@ test('a sandbox is full unless the best effort is asked for, and leaves io_uring
   assert.equal(command('--sandbox').sandbox, 'full')
   assert.equal(command('--sandbox=best-effort').sandbox, 'best-effort')
   assert.equal(refusal(...least, '--sandbox=some'), '--sandbox takes nothing, or best-effort: not "some".')
-  assert.equal(command('--sandbox').options.engine, 'linux-aio')
-  for (const engine of ['io_uring', 'sync']) assert.equal(command('--sandbox', `--engine=${engine}`).options.engine, engine)
+  assert.equal(options(...least, '--sandbox').engine, 'linux-aio')
+  for (const engine of ['io_uring', 'sync']) assert.equal(options(...least, '--sandbox', `--engine=${engine}`).engine, engine)
 })
 
 test('a user to become is looked up at once', () => {
@@ -127,6 +202,46 @@ test('a serial number has 20 bytes at most, however many characters', () => {
   assert.equal(options(...least, '--serial=' + 'ä'.repeat(10)).serial, 'ä'.repeat(10))
 })
 
+test('a name is one for scripts and labels', () => {
+  assert.equal(refusal(...least, '--name=a b'), '--name takes up to 64 letters, digits and any of _.:-: not "a b".')
+  assert.equal(refusal(...least, '--control='), '--control takes a path: not "".')
+})
+
+test('statistics come every second, or as often as is said', () => {
+  const command = (...args: string[]) => parseCommand([...least, ...args]) as Extract<Command, { name: 'serve' }>
+  assert.equal(command('--stats').statsInterval, 1000)
+  assert.equal(command('--stats=60').statsInterval, 60_000)
+  assert.equal(refusal(...least, '--stats=0'), '--stats takes a number from 1 to 86400: not "0".')
+})
+
+test('metrics are for this machine alone unless a host is given', () => {
+  const metrics = (text: string) => (parseCommand([...least, `--metrics=${text}`]) as Extract<Command, { name: 'serve' }>).metrics
+  assert.deepEqual(metrics(':9100'), { host: '127.0.0.1', port: 9100 })
+  assert.deepEqual(metrics('0.0.0.0:9100'), { host: '0.0.0.0', port: 9100 })
+  assert.deepEqual(metrics('localhost:0'), { host: 'localhost', port: 0 })
+  assert.deepEqual(metrics('[::1]:9100'), { host: '::1', port: 9100 })
+  for (const text of ['', 'localhost', 'localhost:', '::1:9100', '[::1]', 'a:b', 'http://localhost:9100']) {
+    assert.equal(refusal(...least, `--metrics=${text}`), `--metrics takes PORT, HOST:PORT or [IPV6]:PORT: not "${text}".`)
+  }
+  assert.equal(refusal(...least, '--metrics=65536'), '--metrics takes a number from 0 to 65535: not "65536".')
+})
+
+test('control takes a path, a command, and what the command takes', () => {
+  const control = (...args: string[]) => parseCommand(['control', ...args])
+  assert.deepEqual(control('disk.ctl', 'status'), { name: 'control', path: 'disk.ctl', json: false, request: { command: 'status' } })
+  assert.deepEqual(control('disk.ctl', 'resize', '1048576', '--name=root', '--json'), {
+    name: 'control', path: 'disk.ctl', json: true, request: { command: 'resize', disk: 'root', bytes: 1048576 }
+  })
+  assert.deepEqual(control('disk.ctl', 'resize', 'reread'), { name: 'control', path: 'disk.ctl', json: false, request: { command: 'resize', bytes: 'reread' } })
+  for (const args of [[], ['disk.ctl'], ['disk.ctl', 'explode'], ['', 'quit']]) {
+    assert.equal(refusal('control', ...args), 'control takes the path of a control socket and one of status, stats, resize, pause, resume, quit.')
+  }
+  assert.equal(refusal('control', 'disk.ctl', 'quit', 'now'), 'control quit takes no "now".')
+  assert.equal(refusal('control', 'disk.ctl', 'resize', '1', '2'), 'control resize takes no "2".')
+  assert.equal(refusal('control', 'disk.ctl', 'resize', '1G'), 'control resize takes a number from 1 to 9007199254740991: not "1G".')
+  assert.match(refusal('control', 'disk.ctl', 'quit', '--force'), /^Unknown option '--force'/)
+})
+
 test('what is not an option is refused', () => {
   assert.match(refusal(...least, '--readonly'), /^Unknown option '--readonly'/)
   assert.match(refusal(...least, 'disk2.raw'), /^Unexpected argument 'disk2.raw'/)
@@ -145,7 +260,8 @@ test('the help names every flag', () => {
   for (const flag of [
     '--socket-path', '--fd', '--blk-file', '--read-only', '--num-queues', '--engine', '--threads', '--queue-threads', '--cpus',
     '--direct', '--write-through', '--discard-segments', '--packed', '--in-order', '--serial', '--trace',
-    '--print-capabilities', '--help', '--version', '--socket-mode', '--socket-owner', '--no-follow', '--user', '--sandbox'
+    '--print-capabilities', '--help', '--version', '--socket-mode', '--socket-owner', '--no-follow', '--user', '--sandbox', '--name', '--control',
+    '--json', '--stats', '--metrics', '--disk', '--config', '--lock', '--poll-max-us', '--stop-timeout'
   ]) assert.match(HELP, new RegExp(`^  .*${flag}\\b`, 'm'))
   for (const line of HELP.split('\n')) assert.ok(line.length <= 120, line)
 })

@@ -28,6 +28,10 @@ test('the example of the README runs', () => {
   ])
 })
 
+test('the disk of one\'s own of the README runs', () => {
+  assert.deepEqual(runReadmeExample(directory, 1).trim().split('\n'), ['4096 bytes at 1048576', 'has: what the guest writes', '8 blocks'])
+})
+
 test('the table of options has those of --help', () => {
   const inHelp = new Set(HELP.match(/--[a-z-]+/g))
   const inTable = new Set(readme.split('\n').filter((line) => line.startsWith('| `--')).flatMap((line) => line.split('|')[1]!.match(/--[a-z-]+/g)!))

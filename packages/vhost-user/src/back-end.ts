@@ -124,6 +124,7 @@ export class BackEndSession {
     return this.closed
   }
 
+  /** The same as `close()`, for `await using`. */
   async [Symbol.asyncDispose] (): Promise<void> {
     await this.close()
   }

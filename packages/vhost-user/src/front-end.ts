@@ -103,6 +103,7 @@ export class FrontEnd {
     this.#fail(undefined)
   }
 
+  /** The same as `close()`, for `using`. */
   [Symbol.dispose] (): void {
     this.close()
   }
@@ -124,6 +125,7 @@ export class FrontEnd {
     await this.tell(FrontEndRequest.SET_FEATURES, { payload: encodeU64(features) })
   }
 
+  /** What the back-end offers of `ProtocolFeature`, as bits. GET_PROTOCOL_FEATURES. */
   async getProtocolFeatures (): Promise<bigint> {
     return await this.#get(FrontEndRequest.GET_PROTOCOL_FEATURES, decodeU64)
   }
@@ -134,6 +136,7 @@ export class FrontEnd {
     this.#protocolFeatures = features
   }
 
+  /** Makes this front-end the owner of the session. SET_OWNER. */
   async setOwner (): Promise<void> {
     await this.tell(FrontEndRequest.SET_OWNER)
   }
@@ -170,6 +173,7 @@ export class FrontEnd {
     return Number(await this.#get(FrontEndRequest.GET_MAX_MEM_SLOTS, decodeU64))
   }
 
+  /** Shares one more region of memory. ADD_MEM_REG, where CONFIGURE_MEM_SLOTS is agreed. */
   async addMemReg (region: RegionInit): Promise<void> {
     await this.tell(FrontEndRequest.ADD_MEM_REG, { payload: encodeRegion(describe(region)), fds: [region.fd] })
   }

@@ -83,6 +83,7 @@ export class Listener {
     return this.closed
   }
 
+  /** The same as `close()`, for `await using`. */
   async [Symbol.asyncDispose] (): Promise<void> {
     await this.close()
   }
@@ -156,7 +157,9 @@ export function listen (options: ListenOptions): Listener {
   return new Listener(options, undefined, fd)
 }
 
-class ListeningSocket {
+/** A unix socket that listens: made for a path with its permissions and owner from the first moment, or passed on. */
+export class ListeningSocket {
+  /** Non-blocking; closed by {@link ListeningSocket.close}. */
   readonly fd: number
   readonly #path: string | undefined
   readonly #inode: bigint | undefined
@@ -167,12 +170,14 @@ class ListeningSocket {
     this.#inode = path === undefined ? undefined : status(path)?.ino
   }
 
+  /** Takes over a socket that listens already: closed at the end, and its file stays. @throws LinuxError */
   static inherit (fd: number): ListeningSocket {
     setNonBlocking(fd)
     return new ListeningSocket(fd)
   }
 
-  static bind (path: string, mode: number, owner: SocketOwner): ListeningSocket {
+  /** Listens on a path, as {@link listen} does, with its errors. */
+  static bind (path: string, mode = 0o600, owner: SocketOwner = {}): ListeningSocket {
     const fd = unixSocket({ nonBlocking: true })
     try {
       // On Linux the file gets the mode of the socket, less the umask: it is right from its first moment.
@@ -189,7 +194,7 @@ class ListeningSocket {
     }
   }
 
-  // Only our own file is removed: another server may have taken the path over meanwhile.
+  /** Closes it and removes its file, but for one that another server has taken the path over with. @throws Error of the file system */
   close (): void {
     closeSync(this.fd)
     if (this.#path === undefined) return

@@ -179,6 +179,7 @@ export class BlockDriver {
     await (this.#closing ??= this.#close(timeout))
   }
 
+  /** The same as `close()`, for `await using`. */
   async [Symbol.asyncDispose] (): Promise<void> {
     await this.close()
   }

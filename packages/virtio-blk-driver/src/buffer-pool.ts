@@ -11,6 +11,7 @@ export interface GuestBuffer {
   readonly bytes: Uint8Array
   /** Gives the memory back. Once, and not while a request uses it. */
   free (): void
+  /** The same as `free()`, for `using`. */
   [Symbol.dispose] (): void
 }
 

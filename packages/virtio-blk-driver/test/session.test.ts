@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { listen } from '@node-vmm/vhost-user'
 import { test } from 'uvu'
+import { eventually } from '../../../test/support/eventually.ts'
 import { temporaryFolder } from '../../../test/support/temporary.ts'
 import {
   BlockDriver, type ConnectOptions, hasFeature, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER,
@@ -115,10 +116,6 @@ async function withServers (options: Partial<ConnectOptions>, disks: MemoryDiskO
   }
 }
 
-async function until (condition: () => boolean): Promise<void> {
-  for (const deadline = Date.now() + 5000; !condition(); await sleep(5)) assert.ok(Date.now() < deadline, `in vain: ${condition}`)
-}
-
 for (const inOrder of [false, true]) {
   test(`what a server leaves in flight, the next one does: nobody notices${inOrder ? ' (in order)' : ''}`, async () => {
     const bytes = new Uint8Array(SECTORS * 512)
@@ -130,10 +127,10 @@ for (const inOrder of [false, true]) {
         ended.push(index)
       })
       // 10 are done and 16 more are taken: the ring has no room for the others.
-      await until(() => first.taken.length === 26)
+      await eventually('26 are taken', () => first.taken.length === 26)
       const second = await next()
       // The 16 again, and as many as are done of them, anew.
-      await until(() => second.taken.length === 16 + 7)
+      await eventually('the next server takes them', () => second.taken.length === 16 + 7)
       assert.equal(second.bases[0], 10)
       const endedBefore = ended.length
       await next()
@@ -169,7 +166,7 @@ for (const packed of [false, true]) {
     const bytes = new Uint8Array(SECTORS * 512)
     await withServers({ packed, queueSize: 16 }, [{ bytes, doneAtMost: 5 }, { bytes }], async (driver, next, first) => {
       const calls = Promise.allSettled(Array.from({ length: 30 }, () => driver.read(0, 512)))
-      await until(() => first.taken.length === 21)
+      await eventually('21 are taken', () => first.taken.length === 21)
       const second = await next()
       const ends = await calls
       assert.deepEqual(ends.slice(0, 5).map(({ status }) => status), new Array(5).fill('fulfilled'))
@@ -221,7 +218,7 @@ test('closing while no server is there neither waits for one nor leaves anything
   const before = Date.now()
   await driver.close({ timeout: 20 })
   await call
-  assert.ok(Date.now() - before < 2000)
+  assert.ok(Date.now() - before < 30_000, 'the next attempt is a minute away')
 })
 
 test('a record is kept only for who would use it', async () => {

@@ -1,7 +1,7 @@
 // Enters the built program's sandbox, tries what it should not be able to do any more, and prints what came of it as JSON.
 import { enterSandbox } from '../../dist/index.js'
 import { execFileSync } from 'node:child_process'
-import { chmodSync, linkSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
+import { chmodSync, linkSync, mkdirSync, openSync, readFileSync, renameSync, symlinkSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { createConnection, createServer } from 'node:net'
@@ -64,7 +64,7 @@ console.log(JSON.stringify({
     'write a file': attempt(() => openSync(file, 'r+')),
     'append to a file': attempt(() => openSync(file, 'a')),
     'truncate a file': attempt(() => truncateSync(file)),
-    'remove a file': attempt(() => rmSync(file)),
+    'remove a file': attempt(() => unlinkSync(file)),
     'rename a file': attempt(() => renameSync(file, `${file}2`)),
     'link a file': attempt(() => linkSync(file, `${file}2`)),
     'make a symbolic link': attempt(() => symlinkSync(file, `${file}2`)),

@@ -1,11 +1,33 @@
 // The thread of the test 'a detached queue is driven by another thread, polling and blocking'.
-import { getHeapStatistics } from 'node:v8'
 import { parentPort, workerData } from 'node:worker_threads'
 import { EventPoll } from '@node-vmm/event-poll'
+import { heapGrowth } from '../../../../test/support/heap-growth.ts'
 import { Queue, type QueueData, VIRTIO_BLK_T_IN } from '../../src/index.ts'
 
+/** What the thread is to do. */
+export interface QueueWork {
+  readonly queue: QueueData
+  /** Where its buffers begin. */
+  readonly address: number
+  /** Requests a round. */
+  readonly count: number
+  /** Bytes of the heap that a round may take. */
+  readonly enough: number
+}
+
+/** What it did. */
+export interface QueueWorkDone {
+  /** Rounds in which all went well, and all rounds. */
+  readonly good: number
+  readonly rounds: number
+  /** Requests done well while it slept in between. */
+  readonly blocked: number
+  /** Bytes by which the heap grew in a round. */
+  readonly grown: number
+}
+
 const DEPTH = 32
-const { queue: data, address } = workerData as { queue: QueueData, address: number }
+const { queue: data, address, count, enough } = workerData as QueueWork
 const queue = Queue.attach(data)
 
 function submit (slot: number): void {
@@ -57,8 +79,9 @@ function byBlocking (count: number): number {
   return good
 }
 
-byPolling(20_000)
-const before = getHeapStatistics().used_heap_size
-const polled = byPolling(20_000)
-const heapBytes = getHeapStatistics().used_heap_size - before
-parentPort!.postMessage({ polled, blocked: byBlocking(2000), heapBytes })
+let [good, rounds] = [0, 0]
+const grown = heapGrowth(() => {
+  if (byPolling(count) === count) good++
+  rounds++
+}, enough)
+parentPort!.postMessage({ good, rounds, blocked: byBlocking(count), grown } satisfies QueueWorkDone)

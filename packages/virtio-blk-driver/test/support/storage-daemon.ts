@@ -1,6 +1,6 @@
-import { existsSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { eventually } from '../../../../test/support/eventually.ts'
 import { temporaryFolder } from '../../../../test/support/temporary.ts'
 import { Running } from '../../../../test/support/processes.ts'
 import { path, programs, testWith } from '../../../../test/support/programs.ts'
@@ -37,16 +37,17 @@ export class StorageDaemon {
 
   static async start (options: DaemonOptions): Promise<StorageDaemon> {
     const daemon = new StorageDaemon(options)
-    for (const deadline = Date.now() + 10_000; !existsSync(daemon.socketPath);) {
-      if (!daemon.#program.alive || Date.now() > deadline) throw daemon.#program.failure('does not listen')
-      await sleep(10)
-    }
+    await eventually('the daemon listens, or has ended', () => listens(daemon.socketPath) || !daemon.#program.alive)
+    if (!daemon.#program.alive) throw daemon.#program.failure('does not listen')
     return daemon
   }
 
-  /** Has it do nothing until it is thawed: requests and messages stay unanswered. */
-  freeze (): void {
+  /** Has it do nothing until it is thawed: requests and messages stay unanswered, once all of its threads have stopped. */
+  async freeze (): Promise<void> {
+    const { pid } = this.#program
     this.#program.signal('SIGSTOP')
+    await eventually('it is frozen', () => readdirSync(`/proc/${pid}/task`).every((thread) =>
+      /\) T /.test(readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8'))))
   }
 
   thaw (): void {
@@ -57,4 +58,10 @@ export class StorageDaemon {
   async kill (): Promise<void> {
     await this.#program.kill()
   }
+}
+
+/** Whether somebody listens on a path. That the socket is there says only that it is bound: it refuses until then. */
+function listens (socketPath: string): boolean {
+  const SO_ACCEPTCON = '00010000'
+  return readFileSync('/proc/net/unix', 'utf8').split('\n').some((line) => line.endsWith(` ${socketPath}`) && line.split(' ')[3] === SO_ACCEPTCON)
 }
