@@ -7,6 +7,8 @@ import { type ControlAnswer, ControlError, type ControlRequest, parseRequest } f
 export const REQUEST_MAX = 4096
 /** Clients that may be connected at once. */
 export const CLIENTS_MAX = 16
+/** Milliseconds that a client has to take in that there is no room for it. */
+const REFUSAL_MS = 1000
 /** Milliseconds before the next attempt when a client could not be taken: descriptors or memory ran out. */
 const ACCEPT_RETRY_MS = 500
 
@@ -60,11 +62,7 @@ export class ControlServer {
 
   async #serve (client: Socket): Promise<void> {
     client.on('error', () => {})
-    if (this.#clients.size === CLIENTS_MAX) {
-      client.end(line(failure(new ControlError(`${CLIENTS_MAX} clients are connected already.`))))
-      client.destroySoon()
-      return
-    }
+    if (this.#clients.size === CLIENTS_MAX) return refuse(client)
     this.#clients.add(client)
     try {
       await this.#converse(client)
@@ -104,6 +102,14 @@ export class ControlServer {
       return { ...(id !== undefined && { id }), ...failure(error as Error) }
     }
   }
+}
+
+/** What it sent is read as well: closed with that unread, the connection is reset, and the client may not see the answer. */
+function refuse (client: Socket): void {
+  client.unref().resume()
+  client.end(line(failure(new ControlError(`${CLIENTS_MAX} clients are connected already.`))))
+  const late = setTimeout(() => client.destroy(), REFUSAL_MS).unref()
+  client.once('close', () => clearTimeout(late))
 }
 
 function failure (error: Error & { readonly code?: string }): ControlAnswer {
