@@ -6,8 +6,7 @@ import {
 import { hostile, SECTORS, sectorPattern } from '../support/hostile.ts'
 import { inCase, type HostileQueue } from '../support/hostile-guest.ts'
 
-// Not on Linux AIO yet, whatever the titles say: the thread that makes its blocking calls outlives the session.
-const define = hostile({ flags: ['--discard-segments=2', '--engine=io_uring'] })
+const define = hostile({ flags: ['--discard-segments=2'] })
 
 const UNMAP = 1
 /** The most sectors of one range. */

@@ -3,26 +3,35 @@
 //   slot in the arrays belongs to the performing thread from the submission to the completion.
 // - Indices are free-running 32-bit numbers; each is stored by one thread, with release order, after the entry that it
 //   covers, and loaded by the other with acquire order, which is what Atomics gives.
-// - An id is in each ring once at most, so neither can be full.
+// - Neither ring can be full. An id is in each once at most; of the entries that are no ids two at most wait, the end of
+//   one engine and the beginning of the next, for an engine ends when its last operation is done.
 
 /** Words of {@link BlockingRing.control}. */
 export const SUBMITTED = 0
 export const COMPLETED = 1
 const CONTROL_WORDS = 2
-/** In the place of an id: the performing thread is to end. */
+
+/** In the place of an id: that was all for this engine. */
 export const END = -1
+/** In the place of an id, less a descriptor: an engine follows that is told by this eventfd. */
+export const BEGIN = -2
 
-/** Bytes of an operation: two of 8, five of 4. */
-const OPERATION_BYTES = 2 * 8 + 5 * 4
+/** As many ids as a queue can have, and as many completions. A page is had when it is touched. */
+const SLOTS = 32768
+const SUBMISSION_SLOTS = 2 * SLOTS
+/** Offset and length; completion, method, descriptor, result. */
+const BYTES = CONTROL_WORDS * 4 + SLOTS * (2 * 8 + 4 * 4) + SUBMISSION_SLOTS * 4
 
-/** What the thread of an engine and the thread that makes its blocking calls share: submissions, completions, operations. */
+export const SUBMISSION_MASK = SUBMISSION_SLOTS - 1
+export const COMPLETION_MASK = SLOTS - 1
+
+/** What a thread that has engines and the one that makes their blocking calls share: submissions, completions, operations. */
 export class BlockingRing {
   readonly control: Int32Array
-  /** Ids to perform, at `index & mask`. */
+  /** Ids to perform, at `index & SUBMISSION_MASK`. */
   readonly submissions: Int32Array
-  /** Ids that are done, at `index & mask`. */
+  /** Ids that are done, at `index & COMPLETION_MASK`. */
   readonly completions: Int32Array
-  readonly mask: number
   // Of each operation, by id.
   readonly method: Int32Array
   readonly fd: Int32Array
@@ -30,28 +39,17 @@ export class BlockingRing {
   readonly offset: Float64Array
   readonly length: Float64Array
 
-  /** Makes the memory for `depth` requests. */
-  static allocate (depth: number): SharedArrayBuffer {
-    return new SharedArrayBuffer(CONTROL_WORDS * 4 + slotsFor(depth) * OPERATION_BYTES)
-  }
-
-  constructor (buffer: SharedArrayBuffer) {
-    const slots = (buffer.byteLength - CONTROL_WORDS * 4) / OPERATION_BYTES
+  /** @default memory of its own */
+  constructor (buffer: SharedArrayBuffer = new SharedArrayBuffer(BYTES)) {
     let at = CONTROL_WORDS * 4
     const next = (bytes: number): number => (at += bytes) - bytes
-    this.mask = slots - 1
     this.control = new Int32Array(buffer, 0, CONTROL_WORDS)
-    this.offset = new Float64Array(buffer, next(slots * 8), slots)
-    this.length = new Float64Array(buffer, next(slots * 8), slots)
-    this.submissions = new Int32Array(buffer, next(slots * 4), slots)
-    this.completions = new Int32Array(buffer, next(slots * 4), slots)
-    this.method = new Int32Array(buffer, next(slots * 4), slots)
-    this.fd = new Int32Array(buffer, next(slots * 4), slots)
-    this.result = new Int32Array(buffer, next(slots * 4), slots)
+    this.offset = new Float64Array(buffer, next(SLOTS * 8), SLOTS)
+    this.length = new Float64Array(buffer, next(SLOTS * 8), SLOTS)
+    this.submissions = new Int32Array(buffer, next(SUBMISSION_SLOTS * 4), SUBMISSION_SLOTS)
+    this.completions = new Int32Array(buffer, next(SLOTS * 4), SLOTS)
+    this.method = new Int32Array(buffer, next(SLOTS * 4), SLOTS)
+    this.fd = new Int32Array(buffer, next(SLOTS * 4), SLOTS)
+    this.result = new Int32Array(buffer, next(SLOTS * 4), SLOTS)
   }
-}
-
-/** A power of two: only then does an index stay in its place when it wraps. */
-function slotsFor (depth: number): number {
-  return 2 ** Math.ceil(Math.log2(depth))
 }

@@ -1,53 +1,29 @@
 import { duplicate } from '@node-vmm/libc'
-import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads'
-import { BlockingRing, COMPLETED, END, SUBMITTED } from './blocking-ring.ts'
+import { Worker } from 'node:worker_threads'
+import { BEGIN, BlockingRing, COMPLETED, COMPLETION_MASK, END, SUBMISSION_MASK, SUBMITTED } from './blocking-ring.ts'
 import type { CompletionSink } from './engine.ts'
 
-/** What the worker is started with. */
-export interface BlockingWorkerData {
-  /** Where it is given one engine after the other to work for. */
-  readonly port: MessagePort
-  /** One 32-bit word, another one after each message. */
-  readonly sent: SharedArrayBuffer
-}
-
-/** An engine to work for, until its ring says `END`. */
-export interface BlockingJob {
-  readonly ring: SharedArrayBuffer
-  /** The worker's own duplicate of the engine's eventfd: it never writes to a number that means something else by then. */
-  readonly completionFd: number
-}
-
-/** A worker, as the thread that started it sees it. */
-interface BlockingWorker {
-  readonly port: MessagePort
-  readonly sent: Int32Array
-}
-
-// Workers of this thread that no engine needs. They are kept for the next one: what a worker leaves behind is given back
-// by the event loop of the thread that started it, and that of a data-plane thread does not turn.
-const idle: BlockingWorker[] = []
+// Rings of workers of this thread that no engine needs now. They are kept for the next one: a worker takes tens of
+// milliseconds to start, and what it leaves behind only the event loop of its starter gives back.
+const idle: BlockingRing[] = []
 
 /**
  * A thread for the calls that block and have no asynchronous form, one at a time. It is had from the first of them on,
  * sleeps in between where it can be terminated (`Atomics.wait`, no system call), and does not keep the process alive.
  */
 export class BlockingThread {
-  readonly #depth: number
   readonly #completionFd: number
   #ring: BlockingRing | undefined
-  #worker: BlockingWorker | undefined
   #reaped = 0
 
   /** @param completionFd the eventfd to write to when something is done. */
-  constructor (depth: number, completionFd: number) {
-    this.#depth = depth
+  constructor (completionFd: number) {
     this.#completionFd = completionFd
   }
 
   /** Has a blocking call made: see `blockingCall`. */
   submit (id: number, fd: number, method: number, offset: number, length: number): void {
-    const ring = this.#ring ??= this.#start()
+    const ring = this.#ring ??= this.#begin()
     ring.fd[id] = fd
     ring.method[id] = method
     ring.offset[id] = offset
@@ -60,7 +36,7 @@ export class BlockingThread {
     // A callback may reap or close too: where we are is kept in the object, never in a local variable across a callback.
     for (let ring = this.#ring; ring !== undefined; ring = this.#ring) {
       if (this.#reaped === Atomics.load(ring.control, COMPLETED)) return
-      const id = ring.completions[this.#reaped & ring.mask]!
+      const id = ring.completions[this.#reaped & COMPLETION_MASK]!
       this.#reaped = (this.#reaped + 1) | 0
       sink(id, ring.result[id]!)
     }
@@ -70,31 +46,28 @@ export class BlockingThread {
   close (): void {
     if (this.#ring === undefined) return
     push(this.#ring, END)
-    idle.push(this.#worker!)
-    this.#ring = this.#worker = undefined
+    idle.push(this.#ring)
+    this.#ring = undefined
   }
 
-  #start (): BlockingRing {
-    const ring = BlockingRing.allocate(this.#depth)
-    const { port, sent } = this.#worker = idle.pop() ?? startWorker()
-    port.postMessage({ ring, completionFd: duplicate(this.#completionFd) } satisfies BlockingJob)
-    Atomics.add(sent, 0, 1)
-    Atomics.notify(sent, 0)
-    return new BlockingRing(ring)
+  #begin (): BlockingRing {
+    const ring = idle.pop() ?? startWorker()
+    this.#reaped = ring.control[COMPLETED]!
+    // Its own duplicate, which it closes: it never writes to a number that means something else by then.
+    push(ring, BEGIN - duplicate(this.#completionFd))
+    return ring
   }
 }
 
-function startWorker (): BlockingWorker {
-  const { port1, port2 } = new MessageChannel()
-  const sent = new SharedArrayBuffer(4)
-  const workerData: BlockingWorkerData = { port: port2, sent }
-  new Worker(workerEntry(), { workerData, transferList: [port2], ...execArgvOption(), name: 'ioq-blocking' }).unref()
-  return { port: port1, sent: new Int32Array(sent) }
+function startWorker (): BlockingRing {
+  const ring = new BlockingRing()
+  new Worker(workerEntry(), { workerData: ring.control.buffer, ...execArgvOption(), name: 'ioq-blocking' }).unref()
+  return ring
 }
 
 function push (ring: BlockingRing, entry: number): void {
   const tail = ring.control[SUBMITTED]!
-  ring.submissions[tail & ring.mask] = entry
+  ring.submissions[tail & SUBMISSION_MASK] = entry
   Atomics.store(ring.control, SUBMITTED, (tail + 1) | 0)
   Atomics.notify(ring.control, SUBMITTED)
 }

@@ -88,7 +88,7 @@ export class IoUringEngine implements Engine {
     const { ring, params } = setUp(depth)
     this.#ring = ring
     this.completionFd = eventfd()
-    this.#thread = new BlockingThread(depth, this.completionFd)
+    this.#thread = new BlockingThread(this.completionFd)
     const { sq, cq, entries } = this.#mapRings(params)
     this.#sq = sq
     this.#cq = cq

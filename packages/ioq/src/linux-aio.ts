@@ -93,7 +93,7 @@ export class LinuxAioEngine implements Engine {
     this.depth = depth
     this.#transferFlags = isDirect(fd) ? IOCB_FLAG_RESFD : 0
     this.completionFd = eventfd()
-    this.#thread = new BlockingThread(depth, this.completionFd)
+    this.#thread = new BlockingThread(this.completionFd)
     this.#memory = new NativeMemory(depth * (IOCB_BYTES + 8) + EVENT_BYTES)
     this.#pointersAddress = this.#memory.address + depth * IOCB_BYTES
     this.#eventAddress = this.#pointersAddress + depth * 8

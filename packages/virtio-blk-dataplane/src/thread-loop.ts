@@ -5,6 +5,7 @@ import {
   hasFeature, InflightRecord, PackedVring, SplitVring, VIRTIO_F_RING_PACKED, type Virtqueue, type VringFault
 } from '@node-vmm/vring'
 import { VIRTIO_BLK_F_FLUSH } from '@node-vmm/virtio-blk'
+import { setImmediate as eventLoopTurn } from 'node:timers/promises'
 import { receiveMessageOnPort } from 'node:worker_threads'
 import { AdaptivePolling } from './adaptive-polling.ts'
 import { BlockQueue } from './block-queue.ts'
@@ -51,6 +52,8 @@ export class ThreadLoop {
   #queues: readonly BlockQueue[] = []
   readonly #polling: AdaptivePolling
   #polled = 0
+  /** A queue was let go, and what the runtime frees of it not yet. */
+  #hasLetGo = false
   #tracer: Tracer | undefined
   #ended = false
 
@@ -67,10 +70,20 @@ export class ThreadLoop {
     this.#poll.add(this.#wake, () => this.#onWake())
   }
 
-  /** Serves until told to exit, blocking this thread. @throws what is a fault of this software; nobody waits any more for what is in flight then */
-  run (): void {
+  /**
+   * Serves until told to exit, blocking this thread but for a turn of its event loop after each queue that was let go: the
+   * runtime frees there what it kept for views of guest memory.
+   *
+   * @throws what is a fault of this software; nobody waits any more for what is in flight then
+   */
+  async run (): Promise<void> {
     try {
-      while (!this.#ended) this.#turn()
+      while (!this.#ended) {
+        this.#turn()
+        if (!this.#hasLetGo) continue
+        this.#hasLetGo = false
+        await eventLoopTurn()
+      }
     } catch (error) {
       this.#gate.abandon()
       throw error
@@ -287,6 +300,7 @@ export class ThreadLoop {
     this.#setServed(index, undefined)
     this.#poll.remove(completionSource)
     queue.ioq.close()
+    this.#hasLetGo = true
     this.#answer(stopCommand!, queue.vring.save())
   }
 

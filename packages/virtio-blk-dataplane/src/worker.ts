@@ -7,7 +7,7 @@ import { ThreadLoop } from './thread-loop.ts'
 
 const init = workerData as ThreadInit
 try {
-  if (init.diskModule === undefined) new ThreadLoop(init, await loadEngine(init.engine)).run()
+  if (init.diskModule === undefined) await new ThreadLoop(init, await loadEngine(init.engine)).run()
   else await new ThreadLoop(init, OwnDisk.from(init.diskModule)).serve()
 } finally {
   const done = new Int32Array(init.done)

@@ -9,6 +9,7 @@ import { runChild } from './support/child.ts'
 import { Guest } from './support/guest.ts'
 import { Scratch } from './support/image.ts'
 import { throwing } from './support/throwing-engine.ts'
+import { turning } from './support/turning-engine.ts'
 
 const scratch = new Scratch()
 process.on('exit', () => scratch.remove())
@@ -84,6 +85,19 @@ test('a drain that blocks its thread notices that the data-plane thread dies', a
   assert.throws(() => {
     for (const end = Date.now() + timeout; Date.now() < end;) plane.drainSync({ timeout })
   }, fails('ERR_THREAD'))
+})
+
+test('bug: what the runtime keeps for views of guest memory was never freed, for the event loop of the thread did not turn', async () => {
+  const ended = new Int32Array(new SharedArrayBuffer(4))
+  const plane = make({ path: scratch.image('turning.img', 64), queues: 2, engine: turning(ended.buffer) })
+  const players = [guest(), guest()]
+  await plane.start(players.map(({ setup }) => setup))
+  for (let round = 1; round <= 3; round++) {
+    // The other queue is served all the time: its thread never ends.
+    await plane.stopQueue(0)
+    await eventually('the event loop turned', () => Atomics.load(ended, 0) === round)
+    await plane.startQueue(0, players[0]!.setup)
+  }
 })
 
 test('an engine module that cannot be loaded fails the start, and another start is possible', async () => {
