@@ -57,7 +57,7 @@ export function bootUml ({ socket, script }: Boot): Guest {
 }
 
 /** User-Mode Linux 6.1 cannot save the registers of a processor with AMX: there it must do without (see uml.pl). */
-function withoutExtendedRegisters (command: string[]): string[] {
+export function withoutExtendedRegisters (command: string[]): string[] {
   if (!readFileSync('/proc/cpuinfo', 'utf8').includes(' amx_tile ')) return command
   return [
     path('perl'), fileURLToPath(new URL('uml.pl', import.meta.url)), ...command,

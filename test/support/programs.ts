@@ -8,6 +8,7 @@ const packages = {
   blkdiscard: 'util-linux',
   busybox: 'busybox-static',
   'chromium-headless-shell': 'chromium-headless-shell',
+  cpio: 'cpio',
   debugfs: 'e2fsprogs',
   dmsetup: 'dmsetup',
   dpkg: 'dpkg',

@@ -5,6 +5,11 @@ import { fileURLToPath } from 'node:url'
 
 const loader = fileURLToPath(new URL('../../tools/ts.mjs', import.meta.url))
 
+/** The code blocks of a language in a README, in order. */
+export function readmeBlocks (file: string, language: 'ts' | 'sh'): string[] {
+  return [...readFileSync(file, 'utf8').matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, 'gms'))].map(([, code]) => code!)
+}
+
 /**
  * Runs a `ts` block of a package's README as a program of its own.
  *
@@ -14,7 +19,7 @@ const loader = fileURLToPath(new URL('../../tools/ts.mjs', import.meta.url))
  * @throws when it does not end well within 200 seconds
  */
 export function runReadmeExample (packageDir: string, index = 0): string {
-  const example = [...readFileSync(join(packageDir, 'README.md'), 'utf8').matchAll(/^```ts\n(.*?)^```$/gms)][index]?.[1]
+  const example = readmeBlocks(join(packageDir, 'README.md'), 'ts')[index]
   if (example === undefined) throw new Error(`no ts block ${index} in ${packageDir}/README.md`)
   const file = join(packageDir, `.readme-example-${process.pid}.ts`)
   writeFileSync(file, example)

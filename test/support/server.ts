@@ -14,6 +14,8 @@ export type Engine = 'auto' | 'io_uring' | 'linux-aio' | 'sync'
 
 export interface ServerOptions {
   readonly image: string
+  /** Our program's only: a file for what is written, which the image is left without. */
+  readonly overlay?: string
   readonly readOnly?: boolean
   readonly queues?: number
   /** Our program's only, as `direct` is. */
@@ -70,9 +72,9 @@ const SERIAL = 'node-vmm-0123456789'
 
 /** Our program, ready. */
 export async function startOurs (socket: string, options: ServerOptions): Promise<Running> {
-  const { image, readOnly = false, queues = 1, engine = 'auto', direct = false, flags = [] } = options
+  const { image, overlay, readOnly = false, queues = 1, engine = 'auto', direct = false, flags = [] } = options
   const program = new Running('the server', process.execPath, [
-    cli, `--socket-path=${socket}`, `--blk-file=${image}`, `--num-queues=${queues}`, `--engine=${engine}`,
+    cli, `--socket-path=${socket}`, overlay === undefined ? `--blk-file=${image}` : `--disk=overlay:base=${image},file=${overlay}`, `--num-queues=${queues}`, `--engine=${engine}`,
     `--serial=${SERIAL}`, ...(readOnly ? ['--read-only'] : []), ...(direct ? ['--direct'] : []), ...flags
   ])
   await program.printed(/\bready\b/, 90)

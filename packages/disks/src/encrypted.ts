@@ -18,6 +18,8 @@ export interface FormatEncryptedOptions {
   readonly sectorSize?: number
   /** scrypt's cost as a power of two, 10 to 22: 17 takes 128 MiB. @default 17 */
   readonly cost?: number
+  /** Gives it up, with the signal's reason: what is on the disk then may be the header, or not. @default never */
+  readonly signal?: AbortSignal
 }
 
 /** An encrypted disk. */
@@ -30,22 +32,27 @@ export interface EncryptedOptions {
   readonly format?: boolean
   /** Pass discards on: that saves space, and shows which sectors are in use. @default false */
   readonly discards?: boolean
+  /** Gives the attempt to open it up, with the signal's reason. @default never */
+  readonly signal?: AbortSignal
 }
 
 /**
  * Writes the header of an encrypted disk with a new random key of its own.
  *
- * @throws DiskError ERR_DISK_OPTION, ERR_ENCRYPTED_KEY for an empty key
+ * @throws DiskError ERR_DISK_OPTION, ERR_ENCRYPTED_KEY for an empty key; what the disk throws; the signal's reason
  */
-export async function formatEncrypted ({ disk, key, sectorSize = 4096, cost = COST_DEFAULT }: FormatEncryptedOptions): Promise<void> {
+export async function formatEncrypted ({ disk, key, sectorSize = 4096, cost = COST_DEFAULT, signal = NEVER }: FormatEncryptedOptions): Promise<void> {
+  signal.throwIfAborted()
   const { blockSize = 512, capacity } = disk
   if (!isSectorSize(sectorSize) || sectorSize < blockSize) {
     throw new DiskError('ERR_DISK_OPTION', `an encrypted sector has 512, 1024, 2048 or 4096 bytes, and a block of the disk below (${blockSize}) at least: not ${sectorSize}`)
   }
   if (capacity < HEADER_BYTES + sectorSize) throw new DiskError('ERR_DISK_OPTION', `an encrypted disk needs ${HEADER_BYTES + sectorSize} bytes at least: this one has ${capacity}`)
   if (disk.write === undefined || disk.readOnly === true) throw new DiskError('ERR_DISK_OPTION', 'a disk that cannot be written cannot be formatted')
-  await disk.write(0, [await makeHeader(key, sectorSize, cost)], NEVER)
-  await disk.flush?.(NEVER)
+  const header = await makeHeader(key, sectorSize, cost)
+  signal.throwIfAborted()
+  await disk.write(0, [header], signal)
+  await disk.flush?.(signal)
 }
 
 /**
@@ -55,17 +62,22 @@ export async function formatEncrypted ({ disk, key, sectorSize = 4096, cost = CO
  * XTS hides what is written, not that it was: who sees the disk twice sees which sectors changed, and who can write it can
  * put old sectors back, or turn them into noise, unnoticed.
  *
- * @throws DiskError ERR_ENCRYPTED, ERR_ENCRYPTED_KEY; as `formatEncrypted`
+ * @throws DiskError ERR_ENCRYPTED, ERR_ENCRYPTED_KEY; as `formatEncrypted`. The disk below is the caller's again then, open
  */
-export async function encrypted ({ disk, key, format = false, discards = false }: EncryptedOptions): Promise<Disk> {
+export async function encrypted ({ disk, key, format = false, discards = false, signal = NEVER }: EncryptedOptions): Promise<Disk> {
+  signal.throwIfAborted()
   if (disk.capacity <= HEADER_BYTES) throw new DiskError('ERR_ENCRYPTED', `an encrypted disk has more than ${HEADER_BYTES} bytes: this one has ${disk.capacity}`)
   const bytes = Buffer.alloc(HEADER_BYTES)
-  await disk.read(0, [bytes], NEVER)
+  await disk.read(0, [bytes], signal)
   if (format && bytes.every((byte) => byte === 0)) {
-    await formatEncrypted({ disk, key })
-    await disk.read(0, [bytes], NEVER)
+    await formatEncrypted({ disk, key, signal })
+    await disk.read(0, [bytes], signal)
   }
   const { diskKey, sectorSize } = await openHeader(bytes, key)
+  if (signal.aborted) {
+    diskKey.fill(0)
+    throw signal.reason
+  }
   return new EncryptedDisk(disk, new SectorCipher(diskKey, sectorSize), sectorSize, discards)
 }
 

@@ -23,6 +23,7 @@ export type DiskErrorCode =
 export class DiskError extends Error {
   static override readonly name = 'DiskError'
   override readonly name = 'DiskError'
+  /** Stable: programs may switch on it. */
   readonly code: DiskErrorCode
 
   constructor (code: DiskErrorCode, message: string, options?: ErrorOptions) {

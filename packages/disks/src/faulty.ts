@@ -6,8 +6,12 @@ import { type DiskRequest, wrap } from './wrap.ts'
 
 /** What goes wrong with a request: the words of the `FaultPlan` of `@node-vmm/ioq/testing`. */
 export type DiskFault =
-  /** It is not done and fails, with `'EIO'` by default; `'ENOTSUP'` is told to the guest as "unsupported", anything else as an I/O error. */
-  | { readonly kind: 'error', readonly code?: string }
+  /** It is not done and fails. */
+  | {
+    readonly kind: 'error'
+    /** The error's code: `'ENOTSUP'` is told to the guest as "unsupported", anything else as an I/O error. @default 'EIO' */
+    readonly code?: string
+  }
   /** Half of it is done, whole blocks, then it fails: a torn write. Nothing is done of one block, or of a flush. */
   | { readonly kind: 'short' }
   /** It is done so many milliseconds later, 0 to 2^31 - 1. */
@@ -17,8 +21,9 @@ export type DiskFault =
 
 /** Which requests a fault is for. */
 export interface DiskFaultRule {
+  /** What is to go wrong. */
   readonly fault: DiskFault
-  /** @default every operation */
+  /** The kind of request. @default every operation */
   readonly operation?: DiskRequest['operation']
   /** Exactly this request, counted from 0 among those that `operation` and the range allow. @default every request */
   readonly at?: number

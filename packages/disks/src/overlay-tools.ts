@@ -13,6 +13,8 @@ export interface CommitOptions {
   readonly file: string
   /** The base: a disk that can be written, left open, or the path of a raw image. @default the raw image that the file names */
   readonly base?: Base
+  /** Gives it up, with the signal's reason, as if it had been interrupted. @default never */
+  readonly signal?: AbortSignal
 }
 
 /**
@@ -21,14 +23,16 @@ export interface CommitOptions {
  *
  * If it is interrupted, do it again: the overlay is emptied when the base has everything, durably.
  *
- * @throws DiskError ERR_OVERLAY, ERR_OVERLAY_BASE, ERR_DISK_LOCKED; what the disks throw
+ * @throws DiskError ERR_OVERLAY, ERR_OVERLAY_BASE, ERR_DISK_LOCKED; what the disks throw; the signal's reason
  */
-export function commit ({ file, base: given }: CommitOptions): Promise<void> {
-  return withOverlay(file, async (overlay) => {
+export async function commit ({ file, base: given, signal = NEVER }: CommitOptions): Promise<void> {
+  signal.throwIfAborted()
+  await withOverlay(file, async (overlay) => {
     await withBase(openBase(given, overlay, false), given, async (base) => {
       checkCommit(overlay, base)
-      for (const run of pieces(overlay)) await commitPiece(overlay, run, base)
-      await base.flush?.(NEVER)
+      for (const run of pieces(overlay)) await commitPiece(overlay, run, base, signal)
+      await base.flush?.(signal)
+      signal.throwIfAborted()
       await overlay.changeHeader({ baseSize: base.capacity })
       await overlay.empty()
     })
@@ -46,13 +50,14 @@ function checkCommit ({ path, header }: OverlayFile, base: Disk): void {
   }
 }
 
-async function commitPiece (overlay: OverlayFile, { state, offset, length }: Run, base: Disk): Promise<void> {
+async function commitPiece (overlay: OverlayFile, { state, offset, length }: Run, base: Disk, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted()
   if (state === ABSENT) return
-  if (state === ZERO && base.writeZeroes !== undefined) return base.writeZeroes(offset, length, true, NEVER)
-  if (state === ZERO) return base.write!(offset, zeroes(length), NEVER)
+  if (state === ZERO && base.writeZeroes !== undefined) return base.writeZeroes(offset, length, true, signal)
+  if (state === ZERO) return base.write!(offset, zeroes(length), signal)
   const bytes = new Uint8Array(length)
   await overlay.file.read(overlay.position(offset), [bytes])
-  await base.write!(offset, [bytes], NEVER)
+  await base.write!(offset, [bytes], signal)
 }
 
 /** What to rebase, and onto what. */
@@ -68,25 +73,28 @@ export interface RebaseOptions {
    * changed: for a base that was moved, or of which you know that it is the same. @default true
    */
   readonly safe?: boolean
+  /** Gives it up, with the signal's reason, as if it had been interrupted. @default never */
+  readonly signal?: AbortSignal
 }
 
 /**
  * Sets an overlay on another base, as `qemu-img rebase` does. Nobody may use it meanwhile. If it is interrupted, the
  * overlay still has its old base, and reads as it did.
  *
- * @throws DiskError ERR_OVERLAY, ERR_OVERLAY_BASE, ERR_DISK_LOCKED; what the disks throw
+ * @throws DiskError ERR_OVERLAY, ERR_OVERLAY_BASE, ERR_DISK_LOCKED; what the disks throw; the signal's reason
  */
-export function rebase ({ file, base: given, newBase, safe = true }: RebaseOptions): Promise<void> {
-  return withOverlay(file, async (overlay) => {
+export async function rebase ({ file, base: given, newBase, safe = true, signal = NEVER }: RebaseOptions): Promise<void> {
+  signal.throwIfAborted()
+  await withOverlay(file, async (overlay) => {
     const opened = typeof newBase === 'string' ? raw({ path: newBase, readOnly: true }) : newBase
     await withBase(opened, newBase, async (next) => {
-      if (safe) await withBase(openBase(given, overlay, true), given, (base) => copyDifferences(overlay, base, next))
+      if (safe) await withBase(openBase(given, overlay, true), given, (base) => copyDifferences(overlay, base, next, signal))
       await overlay.changeHeader({ baseName: nameOf(newBase), baseSize: next.capacity })
     })
   })
 }
 
-async function copyDifferences (overlay: OverlayFile, base: Disk, next: Disk): Promise<void> {
+async function copyDifferences (overlay: OverlayFile, base: Disk, next: Disk, signal: AbortSignal): Promise<void> {
   const { baseSize, clusterSize } = overlay.header
   if (base.capacity !== baseSize) {
     throw new DiskError('ERR_OVERLAY_BASE', `the overlay ${overlay.path} was made over a base of ${baseSize} bytes: this one has ${base.capacity}. ` +
@@ -99,8 +107,9 @@ async function copyDifferences (overlay: OverlayFile, base: Disk, next: Disk): P
     for (let cluster = overlay.clusterAt(run.offset); overlay.startOf(cluster) < run.offset + run.length; cluster++) {
       const start = overlay.startOf(cluster)
       const length = overlay.endOf(cluster) - start
-      await readBase(base, start, [was.subarray(0, length)], NEVER)
-      await readBase(next, start, [becomes.subarray(0, length)], NEVER)
+      signal.throwIfAborted()
+      await readBase(base, start, [was.subarray(0, length)], signal)
+      await readBase(next, start, [becomes.subarray(0, length)], signal)
       if (was.compare(becomes, 0, length, 0, length) === 0) continue
       await overlay.file.write(overlay.position(start), [was.subarray(0, length)])
       overlay.map.set(cluster, PRESENT)

@@ -17,7 +17,7 @@ export interface OverlayOptions {
   readonly base?: Base
   /** The overlay's file. It is made where it does not exist. */
   readonly file: string
-  /** @default false */
+  /** Refuse writes; the file must exist then. @default false */
   readonly readOnly?: boolean
   /** Bytes of the disk, a multiple of the base's block size; where the base ends before, zeroes follow. For a new overlay. @default the base's */
   readonly capacity?: number

@@ -1,5 +1,7 @@
+import { nbd, type NbdOptions, parseNbdUri, type ReconnectOptions } from '@node-vmm/nbd'
 import type { Disk, OpenDisk } from '@node-vmm/virtio-blk-dataplane'
 import { readFileSync } from 'node:fs'
+import { NEVER } from './concurrency.ts'
 import { encrypted, type EncryptedOptions } from './encrypted.ts'
 import { DiskError } from './errors.ts'
 import { faulty, type FaultyOptions } from './faulty.ts'
@@ -12,25 +14,37 @@ import { throttle, type ThrottleOptions } from './throttle.ts'
 export type DiskSpec =
   | { readonly type: 'raw' } & RawOptions
   | { readonly type: 'ram' } & RamOptions
-  | { readonly type: 'overlay', readonly base?: DiskSpec } & Omit<OverlayOptions, 'base'>
+  /** An export of an NBD server, by its URI: see `@node-vmm/nbd`. */
+  | {
+    readonly type: 'nbd'
+    readonly uri: string
+    /** @default {} */
+    readonly reconnect?: ReconnectOptions
+  } & Pick<NbdOptions, 'connections' | 'connectTimeout' | 'timeout'>
+  | {
+    readonly type: 'overlay'
+    /** @default the raw image that the file names */
+    readonly base?: DiskSpec
+  } & Omit<OverlayOptions, 'base'>
   | { readonly type: 'throttle', readonly disk: DiskSpec } & Omit<ThrottleOptions, 'disk' | 'clock'>
   /** `keyFile`: the path of a file whose bytes, all of them, are the key. */
-  | { readonly type: 'encrypted', readonly disk: DiskSpec, readonly keyFile: string } & Omit<EncryptedOptions, 'disk' | 'key'>
+  | { readonly type: 'encrypted', readonly disk: DiskSpec, readonly keyFile: string } & Omit<EncryptedOptions, 'disk' | 'key' | 'signal'>
   | { readonly type: 'faulty', readonly disk: DiskSpec } & Omit<FaultyOptions, 'disk'>
 
 /** What an option may be. A size is a number, or text with one of the units K, M, G, T (powers of 1024). */
-export type Kind = 'text' | 'flag' | 'number' | 'size' | 'disk' | { readonly fields: Fields, readonly short?: string } | { readonly list: Kind }
+export type Kind = 'text' | 'uri' | 'flag' | 'number' | 'size' | 'disk' | { readonly fields: Fields, readonly short?: string } | { readonly list: Kind }
 
 /** The options of something, by name; those that it cannot do without have a `!` behind their name. */
 export type Fields = Readonly<Record<string, Kind>>
 
 const BUCKET: Kind = { fields: { 'size!': 'size', refillTime: 'number', oneTimeBurst: 'size' }, short: 'size' }
 const FAULT: Kind = { fields: { 'kind!': 'text', code: 'text', milliseconds: 'number' }, short: 'kind' }
+const RECONNECT: Kind = { fields: { delay: 'number', maxDelay: 'number', patience: 'number', unflushed: 'text' } }
 const RULE: Kind = { fields: { 'fault!': FAULT, operation: 'text', at: 'number', probability: 'number', offset: 'size', length: 'size' } }
 
 interface DiskType {
   readonly fields: Fields
-  readonly open: (options: any, lower: Lower) => Disk | Promise<Disk>
+  readonly open: (options: any, lower: Lower, signal: AbortSignal) => Disk | Promise<Disk>
 }
 
 /** The disks below one, opened. */
@@ -48,6 +62,10 @@ const types: Readonly<Record<DiskSpec['type'], DiskType>> = {
     fields: { 'capacity!': 'size', blockSize: 'size' },
     open: ram
   },
+  nbd: {
+    fields: { 'uri!': 'uri', connections: 'number', connectTimeout: 'number', timeout: 'number', reconnect: RECONNECT },
+    open: (options, _lower, signal) => nbd({ ...options, signal })
+  },
   overlay: {
     fields: { base: 'disk', 'file!': 'text', readOnly: 'flag', capacity: 'size', clusterSize: 'size' },
     // A plain image is left to the overlay, so that it knows its path.
@@ -59,10 +77,10 @@ const types: Readonly<Record<DiskSpec['type'], DiskType>> = {
   },
   encrypted: {
     fields: { 'disk!': 'disk', 'keyFile!': 'text', format: 'flag', discards: 'flag' },
-    open: async ({ keyFile, ...options }, { disk }) => {
+    open: async ({ keyFile, ...options }, { disk }, signal) => {
       const key = readFileSync(keyFile)
       try {
-        return await encrypted({ ...options, disk, key })
+        return await encrypted({ ...options, disk, key, signal })
       } finally {
         key.fill(0)
       }
@@ -77,25 +95,32 @@ const types: Readonly<Record<DiskSpec['type'], DiskType>> = {
 /** The types of disks that {@link open} knows. */
 export const DISK_TYPES = Object.keys(types) as readonly DiskSpec['type'][]
 
+/** How long opening a disk may take. */
+export interface OpenOptions {
+  /** Gives the attempt up, with the signal's reason. @default never */
+  readonly signal?: AbortSignal
+}
+
 /**
  * Opens a disk, and before it what it stands on. The base of an overlay is opened read-only, whatever it says.
  *
- * @throws DiskError ERR_DISK_SPEC; what the disks throw. Nothing stays open then.
+ * @throws DiskError ERR_DISK_SPEC; what the disks throw; the signal's reason. Nothing stays open then.
  */
-export async function open (spec: DiskSpec): Promise<Disk> {
-  return openChecked(checkSpec(spec))
+export async function open (spec: DiskSpec, { signal = NEVER }: OpenOptions = {}): Promise<Disk> {
+  return openChecked(checkSpec(spec), signal)
 }
 
 /** The same under the name that the data plane looks for: this package is a disk module, and its options are a {@link DiskSpec}. */
-export const openDisk: OpenDisk<DiskSpec> = open
+export const openDisk: OpenDisk<DiskSpec> = (spec) => open(spec)
 
-async function openChecked (spec: DiskSpec): Promise<Disk> {
+async function openChecked (spec: DiskSpec, signal: AbortSignal): Promise<Disk> {
+  signal.throwIfAborted()
   const lower: { disk?: Disk, base?: Disk } = {}
-  if ('disk' in spec) lower.disk = await openChecked(spec.disk)
-  if (spec.type === 'overlay' && spec.base !== undefined && spec.base.type !== 'raw') lower.base = await openChecked(readOnly(spec.base))
+  if ('disk' in spec) lower.disk = await openChecked(spec.disk, signal)
+  if (spec.type === 'overlay' && spec.base !== undefined && spec.base.type !== 'raw') lower.base = await openChecked(readOnly(spec.base), signal)
   try {
     const { type, ...options } = spec
-    return await types[type].open(options, lower)
+    return await types[type].open(options, lower, signal)
   } catch (error) {
     await (lower.disk ?? lower.base)?.close?.()
     throw error
@@ -144,6 +169,7 @@ function checkFields (values: Readonly<Record<string, unknown>>, fields: Fields,
 function check (value: unknown, kind: Kind, where: string): unknown {
   if (kind === 'disk') return checkDisk(value, where)
   if (kind === 'text') return checkText(value, where)
+  if (kind === 'uri') return checkUri(value, where)
   if (kind === 'flag') return checkFlag(value, where)
   if (kind === 'number' || kind === 'size') return checkNumber(value, kind, where)
   if ('list' in kind) return checkList(value, kind.list, where)
@@ -156,6 +182,16 @@ function check (value: unknown, kind: Kind, where: string): unknown {
 function checkText (value: unknown, where: string): string {
   if (typeof value !== 'string' || value === '') throw wrong(where, `text is needed: not ${show(value)}`)
   return value
+}
+
+function checkUri (value: unknown, where: string): string {
+  const uri = checkText(value, where)
+  try {
+    parseNbdUri(uri)
+  } catch (error) {
+    throw wrong(where, (error as Error).message)
+  }
+  return uri
 }
 
 function checkFlag (value: unknown, where: string): boolean {

@@ -1,32 +1,41 @@
 /**
  * A disk in one line, for a command line:
  *
- *     disk    = type ":" [ options ] | text         text alone is the path of a raw image
+ *     disk    = type ":" [ options ] | text         text alone is the path of a raw image, or the URI of an NBD export
  *     options = name "=" value { "," name "=" value }
  *     value   = text | "[" disk "]" | "[" options "]" | "[" value { "," value } "]"
  *     text    = characters other than , [ ] " | a string as in JSON
  *
- * Which of the three stands in brackets follows from the option. Where an option is a disk, text alone is the path of a
- * raw image. Text that would read as `type:` has to be a string, or `raw:path=…`.
+ * Which of the three stands in brackets follows from the option. Where an option is a disk, text alone is the same as
+ * above. Text that would read as `type:` has to be a string, or `raw:path=…`. A line that is nothing but an NBD export's
+ * URI needs no string, whatever characters are in it.
  */
 import { DiskError } from './errors.ts'
 import { checkSpec, type DiskSpec, fieldKind, type Fields, isType, type Kind, kindOf } from './spec.ts'
 
+const NBD_URI = /^nbds?(\+unix)?:\/\//i
+
 const PLAIN = /[^,[\]"]+/y
 const QUOTED = /"(?:[^"\\]|\\.)*"/y
-const TYPE = /([A-Za-z][\w-]*):/y
+const TYPE = /(?!nbds?:\/\/)([a-z][\w-]*):/iy
 const NAME = /([A-Za-z]\w*)=/y
 
 /**
- * Reads the one-line form: `throttle:ops=1000,disk=[overlay:base=base.img,file=vm1.ovl]`.
+ * Reads the one-line form: `throttle:ops=1000,disk=[overlay:base=base.img,file=vm1.ovl]`, or an NBD export's URI.
  *
  * @throws DiskError ERR_DISK_SPEC, which says where
  */
 export function parseDisk (text: string): DiskSpec {
+  if (NBD_URI.test(text)) return checkSpec(plainDisk(text))
   const reader = new Reader(text)
   const disk = reader.disk()
   if (!reader.atEnd()) throw reader.wrong('nothing more, or a comma and an option')
   return checkSpec(disk)
+}
+
+/** What text alone is. */
+function plainDisk (text: string): Record<string, unknown> {
+  return NBD_URI.test(text) ? { type: 'nbd', uri: text } : { type: 'raw', path: text }
 }
 
 class Reader {
@@ -43,7 +52,7 @@ class Reader {
 
   disk (): Record<string, unknown> {
     const type = this.#take(TYPE)
-    if (type === undefined) return { type: 'raw', path: this.#scalar() }
+    if (type === undefined) return plainDisk(this.#scalar())
     if (!isType(type)) throw this.wrong(`there is no type '${type}' (a path with a colon is written as raw:path=…)`, 'is wrong')
     return { type, ...this.#options((name) => kindOf(type, name)) }
   }
@@ -62,14 +71,14 @@ class Reader {
 
   #value (kind: Kind | undefined): unknown {
     if (this.#peek() === '[') return this.#inBrackets(kind)
-    return kind === 'disk' ? this.#image() : this.#scalar()
+    return kind === 'disk' ? this.#plainDisk() : this.#scalar()
   }
 
-  /** A path where a disk could be: what looks like one is not to be taken for a path. */
-  #image (): unknown {
+  /** Text where a disk could be: what looks like one is not to be taken for a path. */
+  #plainDisk (): unknown {
     const type = this.#peek() === '"' ? undefined : this.#take(TYPE)
     if (type !== undefined) throw this.wrong(`a disk in a disk stands in brackets, [${type}:…]`, 'is wrong')
-    return { type: 'raw', path: this.#scalar() }
+    return plainDisk(this.#scalar())
   }
 
   #inBrackets (kind: Kind | undefined): unknown {

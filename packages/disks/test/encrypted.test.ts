@@ -174,4 +174,24 @@ test('what cannot be formatted is refused', async () => {
   await rejects(encrypted({ disk: ram({ capacity: 512 }), key: 'x' }), { code: 'ERR_ENCRYPTED' })
 })
 
+test('a signal ends an attempt to format or to open', async () => {
+  const reason = new Error('enough')
+  const aborted = AbortSignal.abort(reason)
+  const below = ram({ capacity: 1 << 20 })
+  await rejects(formatEncrypted({ disk: below, key: 'secret', cost, signal: aborted }), reason)
+  const formatting = new AbortController()
+  const attempt = rejects(formatEncrypted({ disk: below, key: 'secret', cost, signal: formatting.signal }), reason)
+  formatting.abort(reason)
+  await attempt
+  ok((await read(below, 0, HEADER)).every((byte) => byte === 0))
+
+  await formatEncrypted({ disk: below, key: 'secret', cost })
+  await rejects(encrypted({ disk: below, key: 'secret', signal: aborted }), reason)
+  const opening = new AbortController()
+  const opened = rejects(encrypted({ disk: below, key: 'secret', signal: opening.signal }), reason)
+  opening.abort(reason)
+  await opened
+  await (await encrypted({ disk: below, key: 'secret' })).close!()
+})
+
 test.run()

@@ -67,6 +67,35 @@ test('a commit that is interrupted is done again', async () => {
   deepEqual(readFileSync(base), model)
 })
 
+test('a signal ends a commit and a rebase, which can be done again', async () => {
+  const { base, file, model } = await changedOverlay()
+  const reason = new Error('enough')
+  const aborted = AbortSignal.abort(reason)
+  await rejects(commit({ file, signal: aborted }), reason)
+  await rejects(rebase({ file, newBase: base, signal: aborted }), reason)
+
+  const writing = new AbortController()
+  const image = raw({ path: base })
+  const write = async (...args: Parameters<NonNullable<typeof image.write>>): Promise<void> => {
+    await image.write!(...args)
+    writing.abort(reason)
+  }
+  await rejects(commit({ file, base: { ...image, write }, signal: writing.signal }), reason)
+  await image.close!()
+  deepEqual(await contentOf(file), model)
+
+  const reading = new AbortController()
+  const memory = ram({ capacity: model.length })
+  const read = (...args: Parameters<typeof memory.read>): void | Promise<void> => {
+    reading.abort(reason)
+    return memory.read(...args)
+  }
+  await rejects(rebase({ file, newBase: { ...memory, read }, signal: reading.signal }), reason)
+  deepEqual(await contentOf(file), model)
+  await commit({ file })
+  deepEqual(readFileSync(base), model)
+})
+
 test('a commit of a larger overlay asks for the base to be extended first', async () => {
   const folder = temporaryFolder()
   const [base, file] = [join(folder, 'base.img'), join(folder, 'vm.ovl')]

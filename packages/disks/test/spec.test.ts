@@ -1,5 +1,6 @@
 import { deepEqual, equal, rejects, throws } from 'node:assert/strict'
 import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import { cleanUp, temporaryFolder } from '../../../test/support/temporary.ts'
@@ -54,6 +55,22 @@ test('a base is opened read-only, whatever it says, through what stands on it to
   for (const disk of [one, other, reader]) await disk.close!()
 })
 
+test('a signal ends the attempt to open a stack, and nothing stays open', async () => {
+  const { base, file, key } = files()
+  const before = lowestFree()
+  const reason = new Error('enough')
+  await rejects(open({ type: 'overlay', file, base: { type: 'raw', path: base } }, { signal: AbortSignal.abort(reason) }), reason)
+  equal(existsSync(file), false)
+
+  const abort = new AbortController()
+  const silent = createServer(() => abort.abort(reason))
+  await new Promise<void>((resolve) => silent.listen(`${file}.socket`, resolve))
+  const nbd: DiskSpec = { type: 'nbd', uri: `nbd+unix:///?socket=${file}.socket`, connectTimeout: 60_000 }
+  await rejects(open({ type: 'encrypted', keyFile: key, disk: nbd }, { signal: abort.signal }), reason)
+  await new Promise((resolve) => silent.close(resolve))
+  equal(lowestFree(), before)
+})
+
 test('where it fails, nothing stays open', async () => {
   const { base, file, key } = files()
   const before = lowestFree()
@@ -81,10 +98,10 @@ test('sizes may have units, and short forms are written out', () => {
 })
 
 for (const [spec, message] of [
-  [undefined, 'disk: a disk is an object with a type (raw, ram, overlay, throttle, encrypted, faulty)'],
-  ['base.img', 'disk: a disk is an object with a type (raw, ram, overlay, throttle, encrypted, faulty)'],
-  [{ type: 'qcow2' }, "disk: there is no type 'qcow2': raw, ram, overlay, throttle, encrypted, faulty"],
-  [{ type: 'toString' }, "disk: there is no type 'toString': raw, ram, overlay, throttle, encrypted, faulty"],
+  [undefined, 'disk: a disk is an object with a type (raw, ram, nbd, overlay, throttle, encrypted, faulty)'],
+  ['base.img', 'disk: a disk is an object with a type (raw, ram, nbd, overlay, throttle, encrypted, faulty)'],
+  [{ type: 'qcow2' }, "disk: there is no type 'qcow2': raw, ram, nbd, overlay, throttle, encrypted, faulty"],
+  [{ type: 'toString' }, "disk: there is no type 'toString': raw, ram, nbd, overlay, throttle, encrypted, faulty"],
   [{ type: 'raw' }, 'disk: a disk of type raw needs path'],
   [{ type: 'raw', path: 7 }, 'disk.path: text is needed: not 7'],
   [{ type: 'raw', path: 'x', readonly: true }, 'disk.readonly: a disk of type raw has no such option: path, readOnly'],

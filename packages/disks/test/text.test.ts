@@ -19,6 +19,18 @@ for (const [text, spec] of [
   ['faulty:disk=x.img,rules=[[fault=[kind=late,milliseconds=5],operation=read],[fault=short,at=3]],seed=7', {
     type: 'faulty', disk: { type: 'raw', path: 'x.img' }, rules: [{ fault: { kind: 'late', milliseconds: 5 }, operation: 'read' }, { fault: { kind: 'short' }, at: 3 }], seed: 7
   }],
+  ['nbd://storage.example/a,b', { type: 'nbd', uri: 'nbd://storage.example/a,b' }],
+  ['NBD://[::1]:10810/x', { type: 'nbd', uri: 'NBD://[::1]:10810/x' }],
+  ['nbd:uri=nbd+unix:///x?socket=/run/nbd.sock,connections=4,timeout=1000,reconnect=[patience=10,unflushed=trust]', {
+    type: 'nbd', uri: 'nbd+unix:///x?socket=/run/nbd.sock', connections: 4, timeout: 1000, reconnect: { patience: 10, unflushed: 'trust' }
+  }],
+  ['nbd:uri="nbd://[::1]/a,b"', { type: 'nbd', uri: 'nbd://[::1]/a,b' }],
+  ['overlay:base=nbd://storage.example/golden,file=vm1.ovl', { type: 'overlay', base: { type: 'nbd', uri: 'nbd://storage.example/golden' }, file: 'vm1.ovl' }],
+  ['throttle:disk=[overlay:file=vm1.ovl,base="nbds://[::1]/x"],ops=7', {
+    type: 'throttle', disk: { type: 'overlay', base: { type: 'nbd', uri: 'nbds://[::1]/x' }, file: 'vm1.ovl' }, ops: { size: 7 }
+  }],
+  ['encrypted:keyFile=key,disk=[nbd://storage.example]', { type: 'encrypted', disk: { type: 'nbd', uri: 'nbd://storage.example' }, keyFile: 'key' }],
+  ['raw:path=nbd://x', { type: 'raw', path: 'nbd://x' }],
   ['faulty:disk=x.img,rules=[]', { type: 'faulty', disk: { type: 'raw', path: 'x.img' }, rules: [] }]
 ] as const) {
   test(`${text} is understood`, () => deepEqual(parseDisk(text), spec))
@@ -26,7 +38,10 @@ for (const [text, spec] of [
 
 for (const [text, message] of [
   ['', /^⟪here⟫: a value is needed$/],
-  ['nbd:host=x', /^nbd:⟪here⟫host=x: there is no type 'nbd' \(a path with a colon is written as raw:path=…\) is wrong$/],
+  ['iscsi:host=x', /^iscsi:⟪here⟫host=x: there is no type 'iscsi' \(a path with a colon is written as raw:path=…\) is wrong$/],
+  ['nbd:uri=http://x', /^disk\.uri: "http:\/\/x" is no NBD URI: /],
+  ['overlay:base=nbd://host:port/x,file=b', /^disk\.base\.uri: .*"host:port" is no host and port$/],
+  ['overlay:base=nbd://[::1]/x,file=b', /⟪here⟫\[::1\]/],
   ['raw:', /a disk of type raw needs path/],
   ['raw:path', /^raw:⟪here⟫path: an option, name=value, is needed$/],
   ['raw:path=', /^raw:path=⟪here⟫: a value is needed$/],
@@ -55,6 +70,7 @@ const { disk: anyDisk } = fc.letrec<{ disk: DiskSpec }>((tie) => ({
     { maxDepth: 4, withCrossShrink: true },
     fc.record({ type: fc.constant('raw'), path: text, readOnly: fc.boolean() }, { requiredKeys: ['type', 'path'] }),
     fc.record({ type: fc.constant('ram'), capacity: size, blockSize: size }, { requiredKeys: ['type', 'capacity'] }),
+    fc.record({ type: fc.constant('nbd'), uri: fc.constantFrom('nbd://[::1]:7/a,b', 'nbd+unix:///"x"?socket=/s', 'nbds://x'), connections: fc.nat(), reconnect: fc.record({ patience: fc.nat() }) }, { requiredKeys: ['type', 'uri'] }),
     fc.record({ type: fc.constant('overlay'), base: tie('disk'), file: text, readOnly: fc.boolean(), capacity: size, clusterSize: size }, { requiredKeys: ['type', 'file'] }),
     fc.record({ type: fc.constant('throttle'), disk: tie('disk'), ops: bucket, bytes: bucket }, { requiredKeys: ['type', 'disk'] }),
     fc.record({ type: fc.constant('encrypted'), disk: tie('disk'), keyFile: text, format: fc.boolean(), discards: fc.boolean() }, { requiredKeys: ['type', 'disk', 'keyFile'] }),
@@ -67,7 +83,7 @@ test('whatever is written in one line is read back', () => {
 })
 
 test('whatever text there is, it is understood or refused as such', () => {
-  const pieces = fc.array(fc.oneof(fc.constantFrom('[', ']', ',', '=', ':', '"', '\\', 'raw:', 'path=', 'throttle:disk=', 'ops=', 'faulty:rules=', 'a', '7'), fc.string()))
+  const pieces = fc.array(fc.oneof(fc.constantFrom('[', ']', ',', '=', ':', '"', '\\', 'raw:', 'nbd:uri=', 'nbd://', 'path=', 'throttle:disk=', 'ops=', 'faulty:rules=', 'a', '7'), fc.string()))
   fc.assert(fc.property(pieces, (all) => {
     const line = all.join('')
     let spec: DiskSpec

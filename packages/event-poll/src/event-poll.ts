@@ -33,13 +33,14 @@ export interface AddOptions {
   readonly clear?: boolean
   /**
    * Called once, after the source was removed, when the other side hung up or an error stands on the descriptor and
-   * there is nothing left to read. Without it the source is removed silently.
+   * there is nothing left to read. @default nobody is told: the source is removed silently
    */
   readonly onHangup?: () => void
 }
 
 /** One watched descriptor, to change or remove it by. */
 export interface EventSource {
+  /** The descriptor. */
   readonly fd: number
   /** Whether it is still watched: false after `remove()`, a hang-up, or the poll's `close()`. */
   readonly active: boolean
@@ -122,7 +123,7 @@ export class EventPoll {
    * Watches a descriptor or a notifier until it is removed or hangs up. Neither is owned: remove it, then close it.
    *
    * @throws LinuxError such as EEXIST for a descriptor that is watched already, EPERM for a regular file;
-   * EventPollError when closed
+   * EventPollError ERR_EVENT_POLL_CLOSED
    */
   add (source: number | EventNotifier, callback: EventCallback, options: AddOptions = {}): EventSource {
     this.#checkOpen()
@@ -146,7 +147,7 @@ export class EventPoll {
    * Changes the `EPOLL*` bits to wait for; 0 pauses the source, except for hang-ups and errors.
    *
    * @returns false when it is no longer watched (it may have hung up meanwhile).
-   * @throws LinuxError; EventPollError when closed or of another poll
+   * @throws LinuxError; EventPollError ERR_EVENT_POLL_CLOSED, ERR_EVENT_POLL_FOREIGN_SOURCE
    */
   modify (source: EventSource, events: number): boolean {
     this.#checkOpen()
@@ -161,7 +162,7 @@ export class EventPoll {
    * Stops watching: the callback does not run any more, not even for an event that was fetched already. No effect on
    * one that was removed before.
    *
-   * @throws EventPollError when of another poll
+   * @throws EventPollError ERR_EVENT_POLL_FOREIGN_SOURCE
    */
   remove (source: EventSource): void {
     const removed = this.#own(source)
@@ -185,7 +186,7 @@ export class EventPoll {
    *
    * @param timeout milliseconds to wait at most; 0 only looks, -1 waits for ever.
    * @returns how many callbacks ran: 0 after the time limit, a signal, or a stop.
-   * @throws EventPollError when closed, or called from a callback; LinuxError
+   * @throws EventPollError ERR_EVENT_POLL_CLOSED, ERR_EVENT_POLL_REENTERED; LinuxError
    */
   poll (timeout: number): number {
     this.#checkOpen()
@@ -206,7 +207,7 @@ export class EventPoll {
   /**
    * Polls until stopped. A stop that came before is not lost: it makes the next `run()` return at once.
    *
-   * @throws whatever a callback throws; EventPollError when closed, or called from a callback
+   * @throws whatever a callback throws; EventPollError ERR_EVENT_POLL_CLOSED, ERR_EVENT_POLL_REENTERED
    */
   run (): void {
     this.#checkOpen()
@@ -225,13 +226,13 @@ export class EventPoll {
     EventNotifier.fromFd(stopFd).notify()
   }
 
-  /** Has a callback run at `close()`, before the descriptors are closed. */
+  /** Has a callback run at `close()`, before the descriptors are closed. @throws EventPollError ERR_EVENT_POLL_CLOSED */
   onClose (callback: () => void): void {
     this.#checkOpen()
     this.#closeCallbacks.push(callback)
   }
 
-  /** Removes all sources and closes the epoll instance. The sources' descriptors stay open. No effect when closed. */
+  /** Removes all sources and closes the epoll instance. The sources' descriptors stay open. No effect when closed. @throws LinuxError */
   close (): void {
     if (this.#closed) return
     this.#closed = true

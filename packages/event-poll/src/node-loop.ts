@@ -8,7 +8,7 @@ import type { EventPoll } from './event-poll.ts'
  *
  * The watch keeps the process alive until it is closed or `unref()`ed, and is closed together with the poll.
  *
- * @throws EventPollError when the poll is closed
+ * @throws EventPollError ERR_EVENT_POLL_CLOSED; LinuxError when Node cannot watch it
  */
 export function serveFromNode (poll: EventPoll): Watch {
   if (poll.closed) throw new EventPollError('ERR_EVENT_POLL_CLOSED')

@@ -15,7 +15,7 @@ export function dirtyLogBytes (end: number): number {
 export class DirtyLog {
   readonly #bits: Uint8Array
 
-  /** @param address host address of the bitmap. @param length its bytes */
+  /** @param address host address of the bitmap. @param length its bytes. @throws RangeError for address 0, or a length of none or too many */
   constructor (address: number, length: number) {
     this.#bits = new Uint8Array(viewMemory(address, length))
   }

@@ -17,6 +17,7 @@ export type GuestMemoryErrorCode =
 export class GuestMemoryError extends Error {
   static override readonly name = 'GuestMemoryError'
   override readonly name = 'GuestMemoryError'
+  /** Stable: programs may switch on it. */
   readonly code: GuestMemoryErrorCode
 
   constructor (code: GuestMemoryErrorCode, message: string) {

@@ -5,6 +5,7 @@ import { checkRegion, type GuestMemoryData, type GuestRegion, type HostRegionIni
 
 /** A range of this process's memory. */
 export interface HostSlice {
+  /** Host address of the first byte. */
   readonly address: number
   /** Bytes. */
   readonly length: number
@@ -32,6 +33,7 @@ interface MappedRegion extends GuestRegion {
  * What is read here may change at any moment under the reader: read once, then decide on the copy.
  */
 export class GuestMemory {
+  /** By guest address, ascending. */
   readonly regions: readonly GuestRegion[]
 
   // The same as `regions`, laid out for the hot path of `find` and of those who walk descriptors.
@@ -76,8 +78,8 @@ export class GuestMemory {
    * Maps regions of files, a guest's memory as its VMM or front-end passes it on; or takes over what the caller has in
    * this process already, by its address.
    *
-   * @throws GuestMemoryError for an invalid, overlapping or too long region; LinuxError when the kernel refuses.
-   * Nothing stays mapped then.
+   * @throws GuestMemoryError ERR_REGION_INVALID, ERR_REGION_OVERLAP, ERR_REGION_BEYOND_FILE; LinuxError when the kernel
+   * refuses. Nothing stays mapped then.
    */
   static map (regions: readonly (RegionInit | HostRegionInit)[]): GuestMemory {
     const mapped: MappedRegion[] = []
@@ -94,6 +96,7 @@ export class GuestMemory {
    * Makes fresh guest memory, zeroed, in one memfd that cannot shrink or grow.
    *
    * @returns the map and the file with each region's offset in it, to pass on. The file is the caller's to close.
+   * @throws GuestMemoryError ERR_REGION_INVALID, ERR_REGION_OVERLAP; LinuxError. Nothing stays mapped or open then
    */
   static allocate (wanted: readonly Pick<RegionInit, 'guestAddress' | 'size'>[]): { memory: GuestMemory, fd: number, regions: RegionInit[] } {
     const fd = memfdCreate('guest-memory')
@@ -124,7 +127,7 @@ export class GuestMemory {
     return { regions: this.regions }
   }
 
-  /** A new map with one region more. This one stays as it is, and its holder's. @throws GuestMemoryError, LinuxError */
+  /** A new map with one region more. This one stays as it is, and its holder's. @throws as {@link GuestMemory.map}; GuestMemoryError ERR_RELEASED */
   with (region: RegionInit | HostRegionInit): GuestMemory {
     const added = mapRegion(region)
     try {
@@ -137,7 +140,7 @@ export class GuestMemory {
     }
   }
 
-  /** A new map without one region, named by its addresses and size. @throws GuestMemoryError when there is no such region */
+  /** A new map without one region, named by its addresses and size. @throws GuestMemoryError ERR_REGION_UNKNOWN, ERR_RELEASED */
   without ({ guestAddress, size, userAddress = guestAddress }: Pick<RegionInit, 'guestAddress' | 'size' | 'userAddress'>): GuestMemory {
     const kept = this.#mapped().filter((region) =>
       region.guestAddress !== guestAddress || region.size !== size || region.userAddress !== userAddress)
@@ -148,14 +151,14 @@ export class GuestMemory {
     return GuestMemory.#own(kept)
   }
 
-  /** One holder more. */
+  /** One holder more. @throws GuestMemoryError ERR_RELEASED */
   retain (): this {
     if (this.#holders === 0) throw new GuestMemoryError('ERR_RELEASED', 'this map of guest memory was released')
     this.#holders++
     return this
   }
 
-  /** One holder less; after the last one no address and no view of this map may be used, in any thread. */
+  /** One holder less; after the last one no address and no view of this map may be used, in any thread. @throws GuestMemoryError ERR_RELEASED */
   release (): void {
     if (this.#holders === 0) throw new GuestMemoryError('ERR_RELEASED', 'this map of guest memory was released already')
     if (--this.#holders > 0) return
@@ -163,7 +166,7 @@ export class GuestMemory {
     for (const mapping of this.#mappings) mapping.release()
   }
 
-  /** The same as `release()`, for `using`. */
+  /** The same as `release()`, for `using`. @throws GuestMemoryError ERR_RELEASED */
   [Symbol.dispose] (): void {
     this.release()
   }
@@ -243,21 +246,21 @@ export class GuestMemory {
     return (this.#windows[index] = new DataView(viewMemory(hostAddress + offset, length)))
   }
 
-  /** An `ArrayBuffer` straight over a guest range. @throws GuestMemoryError when it is not writable memory in one region */
+  /** An `ArrayBuffer` straight over a guest range. @throws GuestMemoryError ERR_ACCESS when it is not writable memory in one region; RangeError for more than `VIEW_BYTES_MAX` bytes */
   view (address: number, length: number): ArrayBuffer {
     const host = this.translate(address, length, true)
     if (host === 0 || length === 0) throw outside('view', address, length)
     return viewMemory(host, length)
   }
 
-  /** A copy of guest memory, across regions. @throws GuestMemoryError where there is none */
+  /** A copy of guest memory, across regions. @throws GuestMemoryError ERR_ACCESS where there is none */
   read (address: number, length: number): Uint8Array {
     const bytes = new Uint8Array(length)
     this.#each(address, length, false, (slice, at) => bytes.set(new Uint8Array(viewMemory(slice.address, slice.length)), at))
     return bytes
   }
 
-  /** Copies bytes to guest memory, across regions. @throws GuestMemoryError where there is none, or it is read-only: nothing is written then */
+  /** Copies bytes to guest memory, across regions. @throws GuestMemoryError ERR_ACCESS where there is none, or it is read-only: nothing is written then */
   write (address: number, bytes: Uint8Array): void {
     this.#each(address, bytes.length, true, (slice, at) =>
       new Uint8Array(viewMemory(slice.address, slice.length)).set(bytes.subarray(at, at + slice.length)))
@@ -292,12 +295,12 @@ export class GuestMemory {
   /** Writes 64 bits, little-endian, in one region. @throws GuestMemoryError ERR_ACCESS */
   setUint64 (address: number, value: bigint): void { this.#scalar(address, 8, true).setBigUint64(this.#at, value, true) }
 
-  /** Reads 16 bits in one indivisible, sequentially consistent access. @throws GuestMemoryError outside memory, or at an odd host address */
+  /** Reads 16 bits in one indivisible, sequentially consistent access. @throws GuestMemoryError ERR_ACCESS outside memory, or at an odd host address */
   loadUint16 (address: number): number {
     return Atomics.load(this.#word(address, false), 0)
   }
 
-  /** Writes 16 bits in one indivisible, sequentially consistent access. @throws GuestMemoryError outside memory, or at an odd host address */
+  /** Writes 16 bits in one indivisible, sequentially consistent access. @throws GuestMemoryError ERR_ACCESS outside memory, or at an odd host address */
   storeUint16 (address: number, value: number): void {
     Atomics.store(this.#word(address, true), 0, value)
   }

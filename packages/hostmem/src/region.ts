@@ -29,6 +29,7 @@ export interface HostRegionInit extends Omit<RegionInit, 'fd' | 'offset' | 'read
 
 /** A mapped range of guest-physical memory. */
 export interface GuestRegion {
+  /** Guest-physical address of the first byte. */
   readonly guestAddress: number
   /** Bytes. */
   readonly size: number
@@ -36,11 +37,13 @@ export interface GuestRegion {
   readonly hostAddress: number
   /** Where the front-end has it. */
   readonly userAddress: number
+  /** Whether writes are refused. */
   readonly readOnly: boolean
 }
 
 /** A map of guest memory as plain data, for another thread of the process. */
 export interface GuestMemoryData {
+  /** By guest address, ascending. */
   readonly regions: readonly GuestRegion[]
 }
 

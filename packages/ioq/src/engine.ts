@@ -61,7 +61,9 @@ export interface EngineOptions {
 
 /** Why `auto` passed an engine over. */
 export interface RejectedEngine {
+  /** Which one. */
   readonly engine: EngineName
+  /** Why this kernel does not let the process have it, with the remedy where there is one. */
   readonly reason: string
 }
 
@@ -93,7 +95,7 @@ function isInMemory (fd: number): boolean {
 /**
  * Opens the engine of a name, or with `auto` the best that this kernel lets the process have for this file.
  *
- * @throws LinuxError when the named engine cannot be had; IoQueueError when none can
+ * @throws LinuxError when the named engine cannot be had; IoQueueError ERR_IO_QUEUE_NO_ENGINE when none can
  */
 export function openEngine (name: 'auto' | EngineName, options: EngineOptions): { engine: Engine, rejected: RejectedEngine[] } {
   if (name !== 'auto') return { engine: makers[name](options), rejected: [] }

@@ -63,6 +63,7 @@ export interface IoQueueOptions {
 
 /** A piece of memory by its address: a plain number below 2^53. */
 export interface Segment {
+  /** Where it begins, not 0. */
   readonly address: number
   /** Bytes, below 2^32. */
   readonly length: number
@@ -88,7 +89,7 @@ export class IoQueue {
   /** Segments of one request at most. */
   readonly segmentsMax: number
   /**
-   * An eventfd that is readable when `reap()` has something to do. Clear it *before* reaping.
+   * An eventfd that is readable when `reap()` has something to do. Clear it *before* reaping. The queue's: closed with it.
    */
   readonly completionFd: number
   /**
@@ -141,7 +142,7 @@ export class IoQueue {
 
   /**
    * @throws RangeError for a depth or segmentsMax out of range; LinuxError when the named engine cannot be had;
-   * IoQueueError when none can
+   * IoQueueError ERR_IO_QUEUE_NO_ENGINE when none can
    */
   constructor (options: IoQueueOptions) {
     const { fd, depth, bufferedFd, engine = 'auto', onComplete, segmentsMax = SEGMENTS_MAX } = options
@@ -212,7 +213,7 @@ export class IoQueue {
    * Where the iovecs of a request go: the word index in {@link iovecs} of the first of `count`. Fill them and
    * `offset[id]`, then call `read` or `write` with as many, or fewer.
    *
-   * @throws RangeError for an id or count out of range; IoQueueError when the id is in flight, or the queue closed
+   * @throws RangeError for an id or count out of range; IoQueueError ERR_IO_QUEUE_BUSY, ERR_IO_QUEUE_CLOSED
    */
   prepare (id: number, count: number): number {
     this.#checkFree(id)
@@ -284,7 +285,7 @@ export class IoQueue {
    * Gives everything queued to the kernel, with one system call if it takes all. What it refuses for itself completes
    * with its error; what it does not take now stays queued, and `stalled` says so.
    *
-   * @throws IoQueueError when closed
+   * @throws IoQueueError ERR_IO_QUEUE_CLOSED
    */
   submit (): void {
     this.#submitAll()
@@ -318,7 +319,7 @@ export class IoQueue {
    * Runs `onComplete` for all that is done, without waiting. What is to be continued is submitted.
    *
    * @returns how many requests completed.
-   * @throws what `onComplete` throws, with everything in order; IoQueueError when closed
+   * @throws what `onComplete` throws, with everything in order; IoQueueError ERR_IO_QUEUE_CLOSED
    */
   reap (): number {
     this.#checkOpen()
@@ -338,7 +339,8 @@ export class IoQueue {
    * good: the kernel may write to them at any time, and to the requests' segments, which the caller must therefore
    * leave mapped too.
    *
-   * @returns how many requests never came back.
+   * @returns how many requests never came back; the same when it is closed already.
+   * @throws what `onComplete` throws: it is not closed then
    */
   close (options: IoQueueCloseOptions = {}): number {
     if (this.#lost !== undefined) return this.#lost

@@ -225,6 +225,11 @@ export class IoUringEngine implements Engine {
     for (const { address, length } of this.#mappings) munmap(address, length)
   }
 
+  /** The same as `close()`, for `using`. */
+  [Symbol.dispose] (): void {
+    this.close()
+  }
+
   #mapRings (params: Uint32Array): { sq: Int32Array, cq: Int32Array, entries: Uint32Array } {
     const sqBytes = params[SQ_OFFSETS + OFF_SQ_ARRAY]! + params[SQ_ENTRIES]! * 4
     const cqBytes = params[CQ_OFFSETS + OFF_CQES]! + params[CQ_ENTRIES]! * IO_URING_CQE_BYTES

@@ -244,6 +244,11 @@ export class LinuxAioEngine implements Engine {
     this.#memory.close()
   }
 
+  /** The same as `close()`, for `using`. */
+  [Symbol.dispose] (): void {
+    this.close()
+  }
+
   #prepareBlocks (): void {
     const { u32 } = this.#memory
     u32.fill(0)

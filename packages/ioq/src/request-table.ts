@@ -40,7 +40,9 @@ const INLINE_WORDS = INLINE_SEGMENTS * IOVEC_WORDS
  * kernel reads: a request's stay in its slot until it has completed, so that what is left of it can be sent again.
  */
 export class RequestTable {
+  /** Slots: ids are 0 to `depth - 1`. */
   readonly depth: number
+  /** Segments of one request at most. */
   readonly segmentsMax: number
   /** What to do: `FREE`, `READ`, `WRITE`, `FLUSH`, `DISCARD` or `WRITE_ZEROES`. */
   readonly kind: Uint8Array
@@ -71,6 +73,11 @@ export class RequestTable {
   readonly #memory: NativeMemory
   readonly #spillStart: number
 
+  /**
+   * @param depth 1 to 32768.
+   * @param segmentsMax 1 to 1024 (IOV_MAX).
+   * @throws LinuxError when the kernel has no memory
+   */
   constructor (depth: number, segmentsMax: number) {
     this.depth = depth
     this.segmentsMax = segmentsMax
@@ -169,8 +176,13 @@ export class RequestTable {
     iovecs[word + 2]! -= left
   }
 
-  /** Gives the memory back. */
+  /** Gives the memory back. No effect when closed. */
   close (): void {
     this.#memory.close()
+  }
+
+  /** The same as `close()`, for `using`. */
+  [Symbol.dispose] (): void {
+    this.close()
   }
 }

@@ -47,4 +47,9 @@ export class SyncEngine implements Engine {
   close (): void {
     close(this.completionFd)
   }
+
+  /** The same as `close()`, for `using`. */
+  [Symbol.dispose] (): void {
+    this.close()
+  }
 }

@@ -20,7 +20,15 @@ export type Fault =
    * It is done at once and completes later: when all that is given has passed. `until` is over as soon as its first word
    * is not 0: shared with the engine's thread, it lets a test say when.
    */
-  | { readonly kind: 'late', readonly milliseconds?: number, readonly reaps?: number, readonly until?: Int32Array }
+  | {
+    readonly kind: 'late'
+    /** @default 0 */
+    readonly milliseconds?: number
+    /** Calls of `reap` that find it not there yet. @default 0 */
+    readonly reaps?: number
+    /** On shared memory. @default none */
+    readonly until?: Int32Array
+  }
   /** It completes at the next reap, together with others of this kind, in random order. */
   | { readonly kind: 'reorder' }
   /** It is not done and completes with this error, such as `'EIO'`, `'ENOSPC'`, `'EINTR'` or `'EAGAIN'`. */
@@ -30,8 +38,9 @@ export type Fault =
 
 /** Which requests a fault is for. */
 export interface FaultRule {
+  /** What is to go wrong. */
   readonly fault: Fault
-  /** @default every operation */
+  /** The kind of request. @default every operation */
   readonly operation?: 'read' | 'write' | 'flush' | 'discard' | 'writeZeroes'
   /** Exactly this request, counted from 0 among those that the rule's `operation` allows, continuations included, and zeroes
    * that are written because they cannot be had otherwise count as writes. @default every request */
@@ -91,6 +100,7 @@ export class FaultyEngine implements Engine {
   readonly #one = new NativeMemory(8)
   readonly #nap = new Int32Array(new SharedArrayBuffer(4))
 
+  /** @param inner what serves the requests: owned from then on. */
   constructor (inner: Engine, plan: FaultPlan) {
     this.#inner = inner
     this.#plan = plan
@@ -186,6 +196,11 @@ export class FaultyEngine implements Engine {
   close (): void {
     this.#inner.close()
     this.#one.close()
+  }
+
+  /** The same as `close()`, for `using`. */
+  [Symbol.dispose] (): void {
+    this.close()
   }
 
   #wake (): void {

@@ -78,6 +78,7 @@ export class VolatileDisk {
    * EIO. The file has what a disk would have after that.
    *
    * @param seed of the random choices: the same one repeats them.
+   * @throws Error for requests that do not come back from the engine below
    */
   powerCut (seed: number): PowerCut {
     for (const engine of this.#engines) engine.powerOff()

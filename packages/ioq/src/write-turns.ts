@@ -30,6 +30,7 @@ export class WriteTurns {
     return new SharedArrayBuffer(BYTES)
   }
 
+  /** @param buffer of {@link WriteTurns.allocate}, the same one for all queues of the file. */
   constructor (buffer: SharedArrayBuffer) {
     this.#words = new Int32Array(buffer)
   }

@@ -15,9 +15,9 @@ export function errorName (number: number): string {
 
 /** What a failed call says beside its error number. */
 export interface LinuxErrorDetail {
-  /** What the call was made on: a path, a file descriptor, a size. */
+  /** What the call was made on: a path, a file descriptor, a size. @default not told */
   readonly subject?: string
-  /** What the reader can do about it, a whole sentence. */
+  /** What the reader can do about it, a whole sentence. @default not told */
   readonly remedy?: string
 }
 
@@ -47,6 +47,7 @@ export class LinuxError extends Error {
 export class UnsupportedPlatformError extends Error {
   static override readonly name = 'UnsupportedPlatformError'
   override readonly name = 'UnsupportedPlatformError'
+  /** Stable: programs may switch on it. */
   readonly code = 'ERR_UNSUPPORTED_PLATFORM'
 
   constructor (platform: string, arch: string) {

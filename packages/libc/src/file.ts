@@ -77,7 +77,13 @@ const fcntlC = native('int fcntl(int fd, int command, intptr_t argument)')
 const fcntlPointerC = native('int fcntl(int fd, int command, void *argument)')
 const statxC = native('int statx(int directory, const char *path, int flags, unsigned int mask, void *result)')
 
-/** Opens a file, close-on-exec. See `open(2)`. @throws LinuxError */
+/**
+ * Opens a file, close-on-exec. See `open(2)`.
+ *
+ * @param flags `O_*` bits.
+ * @param mode permissions of a file that is made, less the umask. @default 0o600
+ * @throws LinuxError such as ENOENT, EACCES
+ */
 export function open (path: string, flags: number, mode = 0o600): number {
   return check(openC()(path, flags | O_CLOEXEC, mode), 'open', () => ({ subject: path }))
 }
@@ -117,7 +123,7 @@ export function fdatasync (fd: number): number {
   return orErrno(fdatasyncC()(fd))
 }
 
-/** Sets a file's length. See `ftruncate(2)`. @throws LinuxError */
+/** Sets a file's length, in bytes. See `ftruncate(2)`. @throws LinuxError such as EINVAL, EPERM for one that is sealed */
 export function ftruncate (fd: number, length: number): void {
   check(ftruncateC()(fd, length), 'ftruncate', () => ({ subject: `fd ${fd} to ${length} bytes` }))
 }
@@ -132,7 +138,7 @@ export function duplicate (fd: number): number {
   return check(fcntlC()(fd, F_DUPFD_CLOEXEC, 0), 'fcntl', () => ({ subject: `F_DUPFD_CLOEXEC of fd ${fd}` }))
 }
 
-/** Makes reads and writes of the open file fail with EAGAIN where they would wait. @throws LinuxError */
+/** Makes reads and writes of the open file fail with EAGAIN where they would wait. See `fcntl(2)`, F_SETFL. @throws LinuxError such as EBADF */
 export function setNonBlocking (fd: number): void {
   check(fcntlC()(fd, F_SETFL, openFlags(fd) | O_NONBLOCK), 'fcntl', () => ({ subject: `F_SETFL of fd ${fd}` }))
 }
@@ -152,10 +158,11 @@ export function getSeals (fd: number): number {
   return Math.max(0, fcntlC()(fd, F_GET_SEALS, 0))
 }
 
-/** A byte range and how it is locked. */
+/** A byte range and how it is locked: see `fcntl(2)`, "Open file description locks". */
 export interface FileLock {
   /** `F_RDLCK`, `F_WRLCK` or `F_UNLCK`. */
   readonly type: number
+  /** Its first byte. */
   readonly start: number
   /** Bytes; 0 means to the end of the file, however it grows. */
   readonly length: number
@@ -193,6 +200,7 @@ export function lockConflicts (fd: number, lock: FileLock): boolean {
 
 /** What `statx(2)` knows of an open file. */
 export interface FileStatus {
+  /** By the type in the mode: see `inode(7)`. */
   readonly kind: 'file' | 'directory' | 'block device' | 'character device' | 'other'
   /** Bytes; 0 for a device. */
   readonly size: number
@@ -204,8 +212,9 @@ export interface FileStatus {
   readonly device: { readonly major: number, readonly minor: number }
   /** The device that a device file stands for; zeroes for other files. */
   readonly specialDevice: { readonly major: number, readonly minor: number }
+  /** The file's number on its device. */
   readonly inode: bigint
-  /** Alignments that O_DIRECT asks for, or undefined where the kernel does not say (STATX_DIOALIGN, Linux 6.1). */
+  /** Alignments in bytes that O_DIRECT asks for, of buffers, and of offsets and lengths; or undefined where the kernel does not say (STATX_DIOALIGN, Linux 6.1). */
   readonly direct: { readonly memoryAlignment: number, readonly offsetAlignment: number } | undefined
 }
 

@@ -55,7 +55,7 @@ export interface MapOptions {
  * Maps a file or anonymous memory. See `mmap(2)`.
  *
  * @returns the address of the first byte.
- * @throws LinuxError
+ * @throws LinuxError such as ENOMEM, EINVAL for an offset that is not aligned
  */
 export function mmap (options: MapOptions): number {
   const { length, protection = PROT_READ | PROT_WRITE, flags = MAP_SHARED, fd = -1, offset = 0, address = 0 } = options
@@ -63,12 +63,18 @@ export function mmap (options: MapOptions): number {
     () => ({ subject: `of ${length} bytes at offset ${offset} of fd ${fd}` }))
 }
 
-/** Gives a mapping back. No view of it may be touched again, in any thread: that ends the process. See `munmap(2)`. */
+/** Gives a mapping back. No view of it may be touched again, in any thread: that ends the process. See `munmap(2)`. @throws LinuxError such as EINVAL */
 export function munmap (address: number, length: number): void {
   check(munmapC()(address, length), 'munmap', () => ({ subject: `of ${length} bytes at 0x${address.toString(16)}` }))
 }
 
-/** A new anonymous file in memory. See `memfd_create(2)`. */
+/**
+ * A new anonymous file in memory, of 0 bytes. See `memfd_create(2)`.
+ *
+ * @param name what `/proc` shows of it.
+ * @param flags `MFD_*` bits. @default MFD_CLOEXEC | MFD_ALLOW_SEALING
+ * @throws LinuxError such as EMFILE
+ */
 export function memfdCreate (name: string, flags: number = MFD_CLOEXEC | MFD_ALLOW_SEALING): number {
   return check(memfdCreateC()(name, flags), 'memfd_create', () => ({ subject: name }))
 }
@@ -106,9 +112,13 @@ export class NativeMemory {
   /** Bytes: what was asked for, rounded up to whole pages. */
   readonly length: number
   // Replaced by empty arrays at close, so that a late access reads `undefined` instead of ending the process.
+  /** All of it as bytes; empty once closed, as are the next three. */
   u8: Uint8Array
+  /** All of it as 16-bit words, unsigned. */
   u16: Uint16Array
+  /** All of it as 32-bit words, unsigned. */
   u32: Uint32Array
+  /** All of it as 32-bit words, signed. */
   i32: Int32Array
 
   /** @throws RangeError for a length below 1; LinuxError when the kernel has no memory */
@@ -134,7 +144,12 @@ export class NativeMemory {
     return this.u32[(offset >>> 2) + 1]! * 0x100000000 + this.u32[offset >>> 2]!
   }
 
-  /** Unmaps. The kernel must have let go of it; typed arrays made from it elsewhere must not be touched again. */
+  /**
+   * Unmaps. The kernel must have let go of it; typed arrays made from it elsewhere must not be touched again. No effect
+   * when closed.
+   *
+   * @throws LinuxError
+   */
   close (): void {
     if (this.u8.length === 0) return
     this.u8 = new Uint8Array(0)

@@ -4,17 +4,24 @@ import { UnsupportedPlatformError } from './errors.ts'
 export interface Platform {
   /** Numbers of the calls that the C library has no function for (`asm/unistd.h`). */
   readonly syscalls: {
+    /** `io_setup(2)`. */
     readonly ioSetup: number
+    /** `io_destroy(2)`. */
     readonly ioDestroy: number
+    /** `io_submit(2)`. */
     readonly ioSubmit: number
+    /** `io_getevents(2)`. */
     readonly ioGetevents: number
+    /** `io_uring_setup(2)`. */
     readonly ioUringSetup: number
+    /** `io_uring_enter(2)`. */
     readonly ioUringEnter: number
+    /** `io_uring_register(2)`. */
     readonly ioUringRegister: number
   }
   /** Bytes of `struct epoll_event`: packed on x86-64 only (`linux/eventpoll.h`). */
   readonly epollEventBytes: number
-  /** Where the 64-bit `data` stands in `struct epoll_event`. */
+  /** Where the 64-bit `data` stands in `struct epoll_event`, in bytes. */
   readonly epollDataOffset: number
 }
 
@@ -36,7 +43,9 @@ const platforms: Readonly<Record<string, Platform>> = {
 /**
  * The layouts and numbers of this machine, or of the one named.
  *
- * @throws UnsupportedPlatformError on anything but Linux on x64 or arm64.
+ * @param os as `process.platform`. @default this machine's
+ * @param arch as `process.arch`. @default this machine's
+ * @throws UnsupportedPlatformError ERR_UNSUPPORTED_PLATFORM on anything but Linux on x64 or arm64.
  */
 export function platform (os: string = process.platform, arch: string = process.arch): Platform {
   const found = os === 'linux' ? platforms[arch] : undefined

@@ -44,12 +44,14 @@ function checkWatchable (fd: number): void {
 /**
  * Calls back whenever a descriptor is readable or its peer hung up, from Node's event loop (libuv's `uv_poll`), as
  * often as it stays so. For sockets and eventfds, not for regular files. One watch a descriptor at a time.
+ *
+ * @throws LinuxError such as EEXIST for a descriptor that is watched already, EPERM for a regular file, EBADF
  */
 export function watchReadable (fd: number, callback: () => void): Watch {
   return watch(fd, { readable: true, disconnect: true }, callback)
 }
 
-/** The same for a descriptor that has room to write again, or whose peer hung up. */
+/** The same for a descriptor that has room to write again, or whose peer hung up. @throws as {@link watchReadable} */
 export function watchWritable (fd: number, callback: () => void): Watch {
   return watch(fd, { writable: true, disconnect: true }, callback)
 }

@@ -29,7 +29,7 @@ const KILL_PROCESS = 0x80000000
 /** `seccomp_data.arch` of the two processors (linux/audit.h). */
 const architectures: Readonly<Record<string, number>> = { x64: 0xc000003e, arm64: 0xc00000b7 }
 
-/** What 32 bits of an argument must be. */
+/** What 32 bits of an argument must be: what `struct seccomp_data` of `seccomp(2)` shows. */
 export interface ArgumentTest {
   /** Which argument, from 0. */
   readonly argument: 0 | 1 | 2 | 3 | 4 | 5
@@ -43,6 +43,7 @@ export interface ArgumentTest {
 
 /** A system call that is allowed, whatever its arguments or only as they are tested. */
 export type SyscallRule = SyscallName | {
+  /** Which one. */
   readonly call: SyscallName
   /** All of these must hold; otherwise the call fails with EPERM. */
   readonly tests: readonly ArgumentTest[]
@@ -57,7 +58,7 @@ type Instruction = readonly [code: number, ifTrue: number, ifFalse: number, valu
  *
  * @param rules those that this processor does not have are passed over.
  * @param arch @default this machine's
- * @throws UnsupportedPlatformError; RangeError for a rule that is too long
+ * @throws UnsupportedPlatformError ERR_UNSUPPORTED_PLATFORM; RangeError for a rule that is too long
  */
 export function assembleFilter (rules: readonly SyscallRule[], arch: string = process.arch): Uint8Array {
   const body = rules.flatMap((rule) => assembleRule(rule, arch))

@@ -32,18 +32,24 @@ const shutdownC = native('int shutdown(int fd, int how)')
 const sendmsgC = native('intptr_t sendmsg(int fd, void *message, int flags)')
 const recvmsgC = native('intptr_t recvmsg(int fd, void *message, int flags)')
 
-/** A new unix stream socket, close-on-exec. See `unix(7)`. @throws LinuxError */
-export function unixSocket (options: { readonly nonBlocking?: boolean } = {}): number {
+/** How a socket is made. */
+export interface UnixSocketOptions {
+  /** Calls that would wait fail with EAGAIN (SOCK_NONBLOCK). @default false */
+  readonly nonBlocking?: boolean
+}
+
+/** A new unix stream socket, close-on-exec. See `unix(7)`. @throws LinuxError such as EMFILE */
+export function unixSocket (options: UnixSocketOptions = {}): number {
   return check(socketC()(AF_UNIX, streamType(options.nonBlocking), 0), 'socket')
 }
 
-/** A new unix datagram socket, close-on-exec and blocking. See `unix(7)`. @throws LinuxError */
+/** A new unix datagram socket, close-on-exec and blocking. See `unix(7)`. @throws LinuxError such as EMFILE */
 export function unixDatagramSocket (): number {
   return check(socketC()(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), 'socket')
 }
 
-/** Two unix stream sockets, connected to each other. See `socketpair(2)`. @throws LinuxError */
-export function unixSocketPair (options: { readonly nonBlocking?: boolean } = {}): [number, number] {
+/** Two unix stream sockets, connected to each other, close-on-exec. See `socketpair(2)`. @throws LinuxError such as EMFILE */
+export function unixSocketPair (options: UnixSocketOptions = {}): [number, number] {
   const fds = new Int32Array(2)
   check(socketpairC()(AF_UNIX, streamType(options.nonBlocking), 0, fds), 'socketpair')
   return [fds[0]!, fds[1]!]
@@ -79,7 +85,12 @@ export function connectUnix (fd: number, path: string): void {
   check(connectC()(fd, address, address.length), 'connect', () => ({ subject: path, remedy: 'Is the server running?' }))
 }
 
-/** Lets clients connect. See `listen(2)`. @throws LinuxError */
+/**
+ * Lets clients connect. See `listen(2)`.
+ *
+ * @param backlog how many may wait to be accepted. @default 16
+ * @throws LinuxError such as EINVAL
+ */
 export function listen (fd: number, backlog = 16): void {
   check(listenC()(fd, backlog), 'listen', () => ({ subject: `fd ${fd}` }))
 }
@@ -129,9 +140,11 @@ function align8 (bytes: number): number {
 /**
  * Sends bytes and, with the first of them, file descriptors. See `sendmsg(2)` and `unix(7)`, SCM_RIGHTS.
  *
+ * @param fds up to `SCM_MAX_FD`; they stay the caller's. @default none
+ * @param flags `MSG_*` bits beside MSG_NOSIGNAL. @default 0
  * @returns how many bytes were taken, which may be fewer than offered (the descriptors went along if it is not 0), or
  * undefined when a non-blocking socket is full.
- * @throws LinuxError such as EPIPE
+ * @throws LinuxError such as EPIPE; RangeError for more descriptors than one message carries
  */
 export function sendMessage (fd: number, bytes: Uint8Array, fds: readonly number[] = [], flags = 0): number | undefined {
   if (fds.length > SCM_MAX_FD) throw new RangeError(`one message carries up to ${SCM_MAX_FD} descriptors: not ${fds.length}`)
@@ -160,6 +173,7 @@ export interface ReceivedMessage {
  * Receives bytes and the file descriptors that came with them. See `recvmsg(2)` and `unix(7)`, SCM_RIGHTS.
  *
  * @param room how many descriptors to take at most. @default SCM_MAX_FD
+ * @param flags `MSG_*` bits beside MSG_CMSG_CLOEXEC. @default 0
  * @returns undefined when a non-blocking socket has nothing yet.
  * @throws LinuxError such as ECONNRESET
  */

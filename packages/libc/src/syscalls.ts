@@ -139,7 +139,8 @@ export const SYSCALL_NAMES = Object.keys(numbers) as readonly SyscallName[]
 /**
  * The number of a system call on this machine, or on the one named; undefined where it has no such call.
  *
- * @throws UnsupportedPlatformError on anything but x64 or arm64.
+ * @param arch as `process.arch`. @default this machine's
+ * @throws UnsupportedPlatformError ERR_UNSUPPORTED_PLATFORM on anything but x64 or arm64.
  */
 export function syscallNumber (name: SyscallName, arch: string = process.arch): number | undefined {
   platform('linux', arch)

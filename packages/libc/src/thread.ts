@@ -22,7 +22,7 @@ export function monotonicTime (address: number): void {
   clockGettimeC()(CLOCK_MONOTONIC, address)
 }
 
-/** Pins the calling thread to processors. See `sched_setaffinity(2)`. @throws LinuxError such as EINVAL when none of them exists */
+/** Pins the calling thread to processors, by their numbers, 0 to 1023. See `sched_setaffinity(2)`. @throws LinuxError such as EINVAL when none of them exists; RangeError for what is no such number */
 export function setAffinity (cpus: readonly number[]): void {
   const mask = new Uint8Array(CPU_SET_BYTES)
   for (const cpu of cpus) {

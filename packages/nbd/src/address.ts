@@ -19,7 +19,7 @@ export interface NbdTlsOptions {
 
 /** Where an export is. */
 export interface NbdAddress {
-  /** `nbd://host:port/export`, `nbd+unix:///export?socket=path`, `nbds://…`, `nbds+unix://…`; the other fields override its parts. */
+  /** `nbd://host:port/export`, `nbd+unix:///export?socket=path`, `nbds://…`, `nbds+unix://…` (the NBD URI specification); the other fields override its parts. @default none: the other fields say all */
   readonly uri?: string
   /** A unix socket; one that begins with NUL is in the abstract namespace. @default none: TCP */
   readonly socketPath?: string

@@ -70,6 +70,8 @@ export interface NbdWriteZeroesOptions extends NbdWriteOptions {
 export interface NbdCloseOptions {
   /** Milliseconds to wait for what is in flight; what is not done then fails with ERR_NBD_CLOSED. @default 5000 */
   readonly timeout?: number
+  /** Ends that wait as if the time were over; once all is given back, the call rejects with the signal's reason. @default never */
+  readonly signal?: AbortSignal
 }
 
 /** Pieces of a large read or write: smaller than servers allow, so that others get their turn between them. */
@@ -83,8 +85,9 @@ const CONNECTIONS_MAX = 16
 /**
  * A network block device. Any number of calls may be in flight; they end in any order.
  *
- * Offsets and lengths are bytes, multiples of `info.blockSize.minimum`. Calls reject with {@link NbdError}, or the
- * reason of their signal. Memory that is handed over is the caller's again when the promise settles.
+ * Offsets and lengths are bytes, multiples of `info.blockSize.minimum`. Every call rejects with {@link NbdError}
+ * ERR_NBD_CLOSED, ERR_NBD_DISCONNECTED, ERR_NBD_PROTOCOL or ERR_NBD_CHANGED where the client is of no use any more, with
+ * the protocol's error where the server fails the request, and with the reason of its signal. Memory that is handed over is the caller's again when the promise settles.
  */
 export class NbdClient {
   readonly #links: Link[] = []
@@ -112,6 +115,8 @@ export class NbdClient {
     if (!Number.isInteger(connections) || connections < 1 || connections > CONNECTIONS_MAX) {
       throw new NbdError('ERR_NBD_OPTIONS', `connections: 1 to ${CONNECTIONS_MAX}, not ${connections}`)
     }
+    const { unflushed = 'fail' } = reconnect === false ? {} : reconnect
+    if (unflushed !== 'fail' && unflushed !== 'trust') throw new NbdError('ERR_NBD_OPTIONS', `reconnect.unflushed: fail or trust, not ${String(unflushed)}`)
     const address = resolveAddress(options)
     this.#name = address.text
     this.#reconnect = reconnect === false ? undefined : { delay: 100, maxDelay: 5000, patience: 60_000, unflushed: 'fail', ...reconnect }
@@ -186,19 +191,24 @@ export class NbdClient {
     return this.#links.filter(({ connection }) => connection !== undefined).length
   }
 
-  /** Reads. Large ranges become several requests. */
+  /** Reads. Large ranges become several requests (NBD_CMD_READ). @throws NbdError ERR_NBD_RANGE */
   async read (offset: number, length: number, options: NbdRequestOptions = {}): Promise<Uint8Array> {
     const bytes = new Uint8Array(this.#checkRange(offset, length))
     await this.readInto(offset, bytes, options)
     return bytes
   }
 
-  /** Reads to the caller's memory, which the kernel writes itself where a piece has 4096 bytes or more. */
+  /** Reads to the caller's memory, which the kernel writes itself where a piece has 4096 bytes or more. @throws NbdError ERR_NBD_RANGE */
   async readInto (offset: number, memory: Uint8Array | Segments, { signal }: NbdRequestOptions = {}): Promise<void> {
     await this.#transfer({ type: NBD_CMD_READ, offset, segments: toSegments(memory) }, signal)
   }
 
-  /** Writes, without a copy. Large ranges become several requests. The bytes must stay as they are until it is done. */
+  /**
+   * Writes, without a copy. Large ranges become several requests (NBD_CMD_WRITE). The bytes must stay as they are until it
+   * is done.
+   *
+   * @throws NbdError ERR_NBD_READ_ONLY, ERR_NBD_RANGE
+   */
   async write (offset: number, bytes: Uint8Array | Segments, { fua = false, signal }: NbdWriteOptions = {}): Promise<void> {
     this.#checkWritable()
     await this.#transfer({ type: NBD_CMD_WRITE, flags: this.#fuaFlag(fua), offset, segments: toSegments(bytes) }, signal)
@@ -223,14 +233,14 @@ export class NbdClient {
     this.#flushed = Math.max(this.#flushed, written)
   }
 
-  /** Tells the server that a range is no longer needed: what it reads as then is anything. @throws NbdError ENOTSUP */
+  /** Tells the server that a range is no longer needed: what it reads as then is anything. NBD_CMD_TRIM. @throws NbdError ENOTSUP, ERR_NBD_READ_ONLY, ERR_NBD_RANGE */
   async trim (offset: number, length: number, { fua = false, signal }: NbdWriteOptions = {}): Promise<void> {
     this.#checkOffered(NBD_FLAG_SEND_TRIM, 'TRIM')
     await this.#ranges({ type: NBD_CMD_TRIM, flags: this.#fuaFlag(fua), offset, length }, TRIM_BYTES, signal)
     await this.#flushInstead(fua, signal)
   }
 
-  /** Fills a range with zeroes, without sending them. @throws NbdError ENOTSUP */
+  /** Fills a range with zeroes, without sending them. NBD_CMD_WRITE_ZEROES. @throws NbdError ENOTSUP, ERR_NBD_READ_ONLY, ERR_NBD_RANGE */
   async writeZeroes (offset: number, length: number, options: NbdWriteZeroesOptions = {}): Promise<void> {
     const { fua = false, noHole = false, fast = false, signal } = options
     this.#checkOffered(NBD_FLAG_SEND_WRITE_ZEROES, 'WRITE_ZEROES')
@@ -240,9 +250,22 @@ export class NbdClient {
     await this.#flushInstead(fua, signal)
   }
 
-  /** Waits for what is in flight, says goodbye to the server and disconnects. Flushes nothing. No effect when closed. */
-  async close ({ timeout = 5000 }: NbdCloseOptions = {}): Promise<void> {
-    await (this.#closing ??= this.#close(timeout))
+  /**
+   * Waits for what is in flight, says goodbye to the server and disconnects. Flushes nothing. No effect when closed; while
+   * it closes, a second call waits for the first.
+   *
+   * @throws the signal's reason
+   */
+  async close ({ timeout = 5000, signal }: NbdCloseOptions = {}): Promise<void> {
+    const endWait = (): void => this.#idle?.()
+    const closing = this.#closing ??= this.#close(signal?.aborted === true ? 0 : timeout)
+    signal?.addEventListener('abort', endWait)
+    try {
+      await closing
+    } finally {
+      signal?.removeEventListener('abort', endWait)
+    }
+    signal?.throwIfAborted()
   }
 
   /** The same as `close()`, for `await using`. */

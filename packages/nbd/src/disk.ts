@@ -20,21 +20,23 @@ export interface NbdDisk {
   read (offset: number, segments: Segments, signal: AbortSignal): Promise<void>
   /** Writes from `offset` on: see `Disk` of `@node-vmm/virtio-blk-dataplane`. */
   write (offset: number, segments: Segments, signal: AbortSignal): Promise<void>
-  /** Makes stable what was written: see `Disk` of `@node-vmm/virtio-blk-dataplane`. */
+  /** Makes stable what was written: see `Disk` of `@node-vmm/virtio-blk-dataplane`. @default the server has no cache */
   flush? (signal: AbortSignal): Promise<void>
-  /** See `Disk` of `@node-vmm/virtio-blk-dataplane`. */
+  /** See `Disk` of `@node-vmm/virtio-blk-dataplane`. @default the server knows no TRIM */
   discard? (offset: number, length: number, signal: AbortSignal): Promise<void>
-  /** See `Disk` of `@node-vmm/virtio-blk-dataplane`. */
+  /** See `Disk` of `@node-vmm/virtio-blk-dataplane`. @default the server knows no WRITE_ZEROES */
   writeZeroes? (offset: number, length: number, unmap: boolean, signal: AbortSignal): Promise<void>
-  /** Ends the connections. */
+  /** Ends the connections: see {@link NbdClient.close}. */
   close (): Promise<void>
+  /** The same as `close()`, for `await using`. */
+  [Symbol.asyncDispose] (): Promise<void>
 }
 
 /**
  * Connects to an export and makes a disk of it.
  *
  * @param options they can be cloned between threads, all but `signal`
- * @throws as NbdClient.connect
+ * @throws as {@link NbdClient.connect}
  */
 export async function nbd (options: string | NbdOptions): Promise<NbdDisk> {
   const client = await NbdClient.connect(options)
@@ -55,9 +57,10 @@ export async function nbd (options: string | NbdOptions): Promise<NbdDisk> {
         await client.writeZeroes(offset, length, { noHole: !unmap, signal })
       }
     }),
-    close: async () => await client.close()
+    close: async () => await client.close(),
+    [Symbol.asyncDispose]: async () => await client.close()
   }
 }
 
-/** What a data plane looks for in the module of a disk: `DataPlane.create({ disk: { module: '@node-vmm/nbd', options } })`. */
+/** What a data plane looks for in the module of a disk: `DataPlane.open({ disk: { module: '@node-vmm/nbd', options } })`. */
 export const openDisk = nbd

@@ -44,6 +44,7 @@ export type NbdErrorCode =
 export class NbdError extends Error {
   static override readonly name = 'NbdError'
   override readonly name = 'NbdError'
+  /** Stable: programs may switch on it. */
   readonly code: NbdErrorCode
 
   constructor (code: NbdErrorCode, message: string, options?: ErrorOptions) {

@@ -28,6 +28,7 @@ export interface ExportInfo {
   readonly size: number
   /** Transmission flags: a mask of `NBD_FLAG_*`. */
   readonly flags: number
+  /** What it allows of offsets and lengths. */
   readonly blockSize: BlockSizes
   /** The export's name as the server has it, where it says so: the default export may have one. */
   readonly name: string | undefined
@@ -41,6 +42,7 @@ export interface ExportInfo {
 
 /** An export of a server. */
 export interface NbdExport {
+  /** What `exportName` is to say. */
   readonly name: string
   /** For a human being. */
   readonly description: string

@@ -212,10 +212,29 @@ test('close waits for what is in flight, then fails it, and says goodbye', async
   await eventually('the server is rid of it', () => server.sockets.size === 0)
 })
 
+test('a signal ends the wait of a close, and all is given back', async () => {
+  for (const when of ['before', 'during'] as const) {
+    const { client, server } = await clientOf(() => undefined)
+    const never = assert.rejects(client.read(0, 512), { code: 'ERR_NBD_CLOSED' })
+    await eventually('it is in flight', () => server.asked.length === 1)
+    const abort = new AbortController()
+    const reason = new Error(`aborted ${when}`)
+    if (when === 'before') abort.abort(reason)
+    const closed = assert.rejects(client.close({ timeout: 60_000, signal: abort.signal }), reason)
+    abort.abort(reason)
+    await Promise.all([closed, never])
+    assert.equal(client.connections, 0)
+    await client.close()
+    await eventually('the server is rid of it', () => server.sockets.size === 0)
+  }
+})
+
 test('a server without a listener is told by its address', async () => {
   const server = new FakeServer()
   await assert.rejects(NbdClient.connect(server.uri), (error: NbdError) => error.code === 'ERR_NBD_CONNECT' && error.message.includes(server.path))
   await assert.rejects(NbdClient.connect({ uri: server.uri, connections: 17 }), { code: 'ERR_NBD_OPTIONS' })
+  // Taken for 'trust', a slip would have lost writes go unnoticed.
+  await assert.rejects(NbdClient.connect({ uri: server.uri, reconnect: { unflushed: 'Fail' as 'fail' } }), { code: 'ERR_NBD_OPTIONS', message: /not Fail$/ })
 })
 
 test.run()

@@ -10,6 +10,7 @@ export class BlockDevice implements VhostUserDevice {
   /** The rings that run are packed. */
   #packed = false
 
+  /** @param plane stays the caller's. */
   constructor (plane: DataPlane) {
     this.#plane = plane
     this.#writeThroughAtFirst = plane.writeThrough

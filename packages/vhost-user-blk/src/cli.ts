@@ -1,16 +1,19 @@
 #!/usr/bin/env node
 import { ListeningSocket } from '@node-vmm/vhost-user'
+import { decodeTrace, IoThread, type Tracer } from '@node-vmm/virtio-blk-dataplane'
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { Controls, statisticsOf } from './control.ts'
+import { Controls, countersOf } from './control.ts'
 import { ask, describe } from './control-client.ts'
 import { ControlServer } from './control-server.ts'
-import { type Command, HELP, type NamedDisk, parseCommand, UsageError } from './options.ts'
-import { Output } from './output.ts'
+import { type Command, HELP, type NamedDisk, type NamedThread, parseCommand, UsageError } from './options.ts'
+import { filedLine, Output } from './output.ts'
 import { RateMeter } from './rates.ts'
 import { becomeUser, enterSandbox } from './sandbox.ts'
-import { serve } from './serve.ts'
+import { serve, type ServeOptions } from './serve.ts'
 import type { ServedDisk } from './served-disk.ts'
 import { Notifier, takePassedSockets } from './systemd.ts'
+import type { TraceFile } from './trace-file.ts'
 
 /** As vhost-user back-end programs answer: QEMU, docs/interop/vhost-user.json. */
 const CAPABILITIES = { type: 'block', features: ['blk-file', 'read-only'] }
@@ -57,6 +60,8 @@ async function run (command: Command): Promise<number> {
       return 0
     case 'control':
       return control(command)
+    case 'trace':
+      return trace(command)
     case 'serve':
       output = new Output(command.json)
       return serveUntilAsked(command)
@@ -71,6 +76,16 @@ async function control ({ path, request, json }: Extract<Command, { name: 'contr
   const answer = await ask(path, request)
   if (!answer.ok) throw new Error(answer.error.message)
   console.log(json ? JSON.stringify(answer.result) : describe(request.command, answer.result))
+  return 0
+}
+
+// As fast as it is read, and no longer.
+async function trace ({ path, json }: Extract<Command, { name: 'trace' }>): Promise<number> {
+  const { readTraceFile } = await import('./trace-file.ts')
+  for await (const event of readTraceFile(path)) {
+    if (!process.stdout.write(filedLine(event, json))) await once(process.stdout, 'drain').catch(() => {})
+    if (!process.stdout.writable) break
+  }
   return 0
 }
 
@@ -103,25 +118,31 @@ async function withModules ({ disks, sandbox }: ServeCommand): Promise<NamedDisk
   const { checkSandboxed, parseSpec } = await import('./disk-spec.ts')
   return disks.map((disk) => {
     if (disk.spec === undefined) return disk
-    if (sandbox !== undefined) checkSandboxed(disk.spec)
-    return { ...disk, options: { ...disk.options, disk: parseSpec(disk.spec) } }
+    const module = parseSpec(disk.spec)
+    if (sandbox !== undefined) checkSandboxed(module.options!)
+    return { ...disk, options: { ...disk.options, disk: module } }
   })
 }
 
 /** @returns what has ended it, unless it was asked to end */
 async function serveWith (command: ServeCommand, atEnd: (close: () => unknown) => void): Promise<Error | undefined> {
   const disks: ServedDisk[] = []
-  for (const { name, options, spec } of command.disks) {
+  const traceFile = await openTraceFile(command)
+  if (traceFile !== undefined) atEnd(() => traceFile.close())
+  atEnd(() => closeDisks(disks))
+  const iothreads = new Map<string, IoThread>()
+  for (const { name, options, spec, iothread } of command.disks) {
     // Which disk, where there are several.
     const log = (line: string): void => output.log(command.disks.length === 1 ? line : `${name}: ${line}`)
     const server = await serve({
       ...options,
+      ...(iothread !== undefined && { iothread: shared(iothreads, iothread) }),
       log,
-      ...(command.trace && { tracer: (event) => output.trace(event), traceMessages: log })
+      latency: command.statsInterval !== undefined || command.metrics !== undefined,
+      ...tracing(command, log, traceFile?.sinkOf(disks.length))
     })
     const disk = { name, image: options.path ?? spec!, options, server }
     disks.push(disk)
-    atEnd(() => server.close())
     process.on('SIGHUP', () => { void resize(disk, log) })
   }
   const { asked, quit } = askedToEnd()
@@ -144,11 +165,43 @@ async function serveWith (command: ServeCommand, atEnd: (close: () => unknown) =
   notify(notifier, { READY: '1', STATUS: `Serving ${disks.map(({ name }) => name).join(', ')}` })
   atEnd(() => notify(notifier, { STOPPING: '1', STATUS: 'Completing what is in flight' }))
   if (command.statsInterval !== undefined) {
-    const meter = new RateMeter(() => statisticsOf(disks))
+    const meter = new RateMeter(() => countersOf(disks))
     const timer = setInterval(() => output.statistics(meter.sample()), command.statsInterval)
     atEnd(() => clearInterval(timer))
   }
   return ended
+}
+
+/** The thread of a name: the first disk to name it has it made. */
+function shared (threads: Map<string, IoThread>, { name, options }: NamedThread): IoThread {
+  const thread = threads.get(name) ?? new IoThread(options)
+  threads.set(name, thread)
+  return thread
+}
+
+async function openTraceFile ({ traceFile: path, disks }: ServeCommand): Promise<TraceFile | undefined> {
+  if (path === undefined) return undefined
+  const { TraceFile } = await import('./trace-file.ts')
+  return new TraceFile(path, disks.map(({ name }) => name), (error) => output.log(`the trace ends here: ${error.message}`))
+}
+
+type Tracing = Pick<ServeOptions, 'tracer' | 'traceMessages'>
+
+/** Where the trace of a disk goes: to the file, to standard error, or to both. */
+function tracing ({ trace }: ServeCommand, log: (line: string) => void, file: ReturnType<TraceFile['sinkOf']> | undefined): Tracing {
+  const print: Tracer = (event, microseconds) => output.trace(event, microseconds)
+  if (!trace) return file === undefined ? {} : { tracer: file }
+  if (file === undefined) return { tracer: print, traceMessages: log }
+  return {
+    tracer: {
+      get isFull () { return file.isFull },
+      write (records) {
+        for (const { event, microseconds } of decodeTrace(records)) print(event, microseconds)
+        file.write(records)
+      }
+    },
+    traceMessages: log
+  }
 }
 
 // Once: the same signal a second time ends the process where it stands, should the drain not end.
@@ -198,6 +251,13 @@ async function giveUpRights (disks: readonly ServedDisk[], { user, sandbox }: Se
   const { pathsRestricted, ioUring: left, missing } = await enterSandbox({ ioUring, bestEffort: sandbox === 'best-effort' })
   for (const reason of missing) output.log(`the sandbox goes without ${reason}`)
   output.log(`in a sandbox: ${PATHS[pathsRestricted]}${IO_URING[left]}`)
+}
+
+// At once: a disk that waits for its storage does not keep the others from being flushed, unlocked and gone.
+async function closeDisks (disks: readonly ServedDisk[]): Promise<void> {
+  const closed = await Promise.allSettled(disks.map(({ server }) => server.close()))
+  const failed = closed.find((result) => result.status === 'rejected')
+  if (failed !== undefined) throw failed.reason
 }
 
 async function resize ({ server }: ServedDisk, log: (line: string) => void): Promise<void> {

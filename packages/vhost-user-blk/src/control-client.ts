@@ -1,14 +1,22 @@
 import { createConnection } from 'node:net'
 import { type ControlAnswer, ControlError, type ControlRequest, type DiskStatus, type ProgramStatistics, type ProgramStatus } from './control.ts'
+import { duration } from './latency.ts'
 import { formatTable } from './table.ts'
+
+/** How long an answer may take: a pause drains. */
+export interface AskOptions {
+  /** Hangs up, with the signal's reason; the server may do what it was asked all the same. @default never */
+  readonly signal?: AbortSignal
+}
 
 /**
  * Asks a server over its control socket.
  *
- * @throws ControlError when there is none, or it ends without an answer
+ * @throws ControlError ERR_CONTROL when there is none, or it ends without an answer; the signal's reason
  */
-export async function ask (path: string, request: ControlRequest): Promise<ControlAnswer> {
-  const client = createConnection(path).setEncoding('utf8')
+export async function ask (path: string, request: ControlRequest, { signal }: AskOptions = {}): Promise<ControlAnswer> {
+  signal?.throwIfAborted()
+  const client = createConnection({ path, ...(signal !== undefined && { signal }) }).setEncoding('utf8')
   let text = ''
   try {
     client.write(`${JSON.stringify(request)}\n`)
@@ -17,6 +25,7 @@ export async function ask (path: string, request: ControlRequest): Promise<Contr
       if (text.includes('\n')) return JSON.parse(text)
     }
   } catch (error) {
+    signal?.throwIfAborted()
     throw new ControlError(`no answer from ${path}: ${(error as Error).message}. Is a server running with --control=${path}?`, { cause: error })
   } finally {
     client.destroy()
@@ -52,5 +61,6 @@ function describeStatistics ({ disks }: ProgramStatistics): string {
   const rows = disks.flatMap(({ name, queues }) => queues.map((queue, index) => [
     name, index, queue.requests, queue.errors, queue.bytesRead, queue.bytesWritten, queue.kicks, queue.interrupts, queue.inFlight
   ]))
-  return formatTable([head, ...rows])
+  const latencies = disks.map(({ name, latency: { count, mean, p50, p99, p999, max } }) => [name, count, ...[mean, p50, p99, p999, max].map(duration)])
+  return `${formatTable([head, ...rows])}\n\n${formatTable([['latency of', 'requests', 'mean', 'p50', 'p99', 'p99.9', 'max'], ...latencies])}`
 }

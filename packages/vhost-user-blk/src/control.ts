@@ -1,4 +1,5 @@
-import { type DataPlaneState, type QueueStatistics, STOP_TIMEOUT_DEFAULT } from '@node-vmm/virtio-blk-dataplane'
+import { type DataPlane, type DataPlaneState, LatencyHistogram, type QueueStatistics, STOP_TIMEOUT_DEFAULT } from '@node-vmm/virtio-blk-dataplane'
+import { bucketsOf, type LatencySummary, summarize } from './latency.ts'
 import { isReadOnly, placeOf, type ServedDisk } from './served-disk.ts'
 
 /** What can be asked for over the control socket. */
@@ -47,9 +48,17 @@ export interface DiskStatus {
   readonly inFlight: number
 }
 
-/** The result of `stats`: counters that only grow. */
+/** Counters of disks, which only grow. */
+export interface DiskCounters {
+  readonly name: string
+  readonly queues: readonly (QueueStatistics & { readonly inFlight: number })[]
+  /** Of all queues together. */
+  readonly latency: LatencyHistogram
+}
+
+/** The result of `stats`. */
 export interface ProgramStatistics {
-  readonly disks: readonly { readonly name: string, readonly queues: readonly (QueueStatistics & { readonly inFlight: number })[] }[]
+  readonly disks: readonly (Pick<DiskCounters, 'name' | 'queues'> & { readonly latency: LatencySummary & { readonly buckets: ReturnType<typeof bucketsOf> } })[]
 }
 
 /** A request that cannot be followed; the message says what would do. */
@@ -75,7 +84,7 @@ export class Controls {
   async execute (request: ControlRequest): Promise<unknown> {
     switch (request.command) {
       case 'status': return this.#status()
-      case 'stats': return statisticsOf(this.#disks)
+      case 'stats': return this.#statistics()
       case 'resize': return this.#resize(this.#disk(request.disk), request.bytes)
       case 'pause': return pause(this.#disk(request.disk))
       case 'resume': return resume(this.#disk(request.disk))
@@ -88,6 +97,14 @@ export class Controls {
 
   #status (): ProgramStatus {
     return { version: this.#version, pid: process.pid, uptimeSeconds: process.uptime(), disks: this.#disks.map(diskStatus) }
+  }
+
+  // Only who asks for it pays for it.
+  #statistics (): ProgramStatistics {
+    for (const { server } of this.#disks) server.plane.measureLatency(true)
+    return {
+      disks: countersOf(this.#disks).map(({ latency, ...disk }) => ({ ...disk, latency: { ...summarize(latency), buckets: bucketsOf(latency) } }))
+    }
   }
 
   async #resize ({ name, server }: ServedDisk, bytes: ControlRequest['bytes'] = 'reread'): Promise<unknown> {
@@ -104,13 +121,18 @@ export class Controls {
 }
 
 /** The counters of disks as they are now. */
-export function statisticsOf (disks: readonly ServedDisk[]): ProgramStatistics {
-  return {
-    disks: disks.map(({ name, server: { plane } }) => {
-      const { inFlight } = plane
-      return { name, queues: Array.from({ length: plane.queues }, (_, queue) => ({ ...plane.statistics(queue), inFlight: inFlight[queue] ?? 0 })) }
-    })
-  }
+export function countersOf (disks: readonly ServedDisk[]): DiskCounters[] {
+  return disks.map(({ name, server: { plane } }) => {
+    const { inFlight } = plane
+    const queues = Array.from({ length: plane.queues }, (_, queue) => ({ ...plane.statistics(queue), inFlight: inFlight[queue] ?? 0 }))
+    return { name, queues, latency: latencyOf(plane) }
+  })
+}
+
+function latencyOf (plane: DataPlane): LatencyHistogram {
+  let latency = new LatencyHistogram()
+  for (let queue = 0; queue < plane.queues; queue++) latency = latency.plus(plane.latency(queue))
+  return latency
 }
 
 function diskStatus ({ name, image, options, server: { plane, listener } }: ServedDisk): DiskStatus {

@@ -1,7 +1,8 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { Counter, Gauge, Registry } from 'prom-client'
-import { type ProgramStatistics, statisticsOf } from './control.ts'
+import { LatencyHistogram } from '@node-vmm/virtio-blk-dataplane'
+import { Counter, Gauge, type Histogram, Registry } from 'prom-client'
+import { countersOf, type DiskCounters } from './control.ts'
 import type { ServedDisk } from './served-disk.ts'
 
 /** Where metrics are to be had. */
@@ -24,7 +25,10 @@ const CONNECTIONS_MAX = 16
 /** Milliseconds that a request has to arrive. */
 const REQUEST_MS = 5000
 
-type QueueCounters = ProgramStatistics['disks'][number]['queues'][number]
+type QueueCounters = DiskCounters['queues'][number]
+
+/** Upper bounds in microseconds: a power of two each, for every one is another series. */
+const BOUNDS = LatencyHistogram.bounds.filter((bound) => bound < Infinity && Number.isInteger(Math.log2(bound)) && bound >= 1)
 
 const COUNTERS: readonly (readonly [name: string, help: string, key: keyof QueueCounters])[] = [
   ['requests', 'Requests completed, whatever their status.', 'requests'],
@@ -113,11 +117,35 @@ export function registryOf (disks: readonly ServedDisk[]): Registry {
     registers,
     collect () { for (const { name, server } of disks) this.set({ disk: name }, server.plane.capacity) }
   })
+  registers[0]!.registerMetric(latencyMetric(disks))
   return registers[0]!
 }
 
+// prom-client's own histograms count what they are told of, one by one; the registry asks for no more than this.
+function latencyMetric (disks: readonly ServedDisk[]): Histogram {
+  const name = 'node_vmm_request_duration_seconds'
+  const metric = {
+    name,
+    help: 'How long requests took, from when they were taken from the guest to when it was shown their end.',
+    type: 'histogram',
+    aggregator: 'sum',
+    get: async () => ({ ...metric, values: countersOf(disks).flatMap((disk) => latencyValues(name, disk)) })
+  }
+  return metric as unknown as Histogram
+}
+
+function latencyValues (metric: string, { name: disk, latency }: DiskCounters): { metricName: string, labels: object, value: number }[] {
+  const atMost = (bound: number): number => latency.counts.reduce((sum, count, bucket) => LatencyHistogram.bounds[bucket]! <= bound ? sum + count : sum, 0)
+  return [
+    ...BOUNDS.map((bound) => ({ metricName: `${metric}_bucket`, labels: { le: bound / 1e6, disk }, value: atMost(bound) })),
+    { metricName: `${metric}_bucket`, labels: { le: '+Inf', disk }, value: latency.count },
+    { metricName: `${metric}_sum`, labels: { disk }, value: latency.sum / 1e6 },
+    { metricName: `${metric}_count`, labels: { disk }, value: latency.count }
+  ]
+}
+
 function eachQueue (disks: readonly ServedDisk[], take: (labels: { disk: string, queue: string }, counters: QueueCounters) => void): void {
-  for (const { name, queues } of statisticsOf(disks).disks) {
+  for (const { name, queues } of countersOf(disks)) {
     for (const [queue, counters] of queues.entries()) take({ disk: name, queue: String(queue) }, counters)
   }
 }

@@ -1,5 +1,5 @@
-import { DISCARD_SEGMENTS_MAX, POLL_DEFAULT, POLL_MAX, QUEUES_MAX, STOP_TIMEOUT_DEFAULT, VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk-dataplane'
-import { parseArgs } from 'node:util'
+import { DISCARD_SEGMENTS_MAX, type IoThreadOptions, POLL_DEFAULT, POLL_MAX, QUEUES_MAX, STOP_TIMEOUT_DEFAULT, VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk-dataplane'
+import { isDeepStrictEqual, parseArgs, type ParseArgsConfig } from 'node:util'
 import { readConfig } from './config.ts'
 import { CONTROL_COMMANDS, type ControlRequest } from './control.ts'
 import type { MetricsAddress } from './metrics.ts'
@@ -13,6 +13,8 @@ export type Command =
     readonly name: 'serve'
     readonly disks: readonly NamedDisk[]
     readonly trace: boolean
+    /** Path of the file that the trace is written to. */
+    readonly traceFile?: string
     /** Whom to become once it listens. */
     readonly user?: Account
     /** Whether to give up what is not needed once it listens. */
@@ -27,6 +29,7 @@ export type Command =
     readonly json: boolean
   }
   | { readonly name: 'control', readonly path: string, readonly request: ControlRequest, readonly json: boolean }
+  | { readonly name: 'trace', readonly path: string, readonly json: boolean }
   | { readonly name: 'help' | 'version' | 'print-capabilities' }
 
 /** A disk to serve, under the name that it has in status, statistics and metrics. */
@@ -35,6 +38,14 @@ export interface NamedDisk {
   readonly options: ServeOptions
   /** What it is, where it is no raw image: see `diskModule`. */
   readonly spec?: string
+  /** The thread that it shares with those who name the same. */
+  readonly iothread?: NamedThread
+}
+
+/** A thread that disks share. */
+export interface NamedThread {
+  readonly name: string
+  readonly options: IoThreadOptions
 }
 
 /** The command line cannot be followed; the message says why and what would do. */
@@ -53,6 +64,7 @@ export const HELP = `Usage: vhost-user-blk --socket-path=PATH --blk-file=IMAGE [
        vhost-user-blk --socket-path=PATH --disk=SPEC [options]
        vhost-user-blk --config=FILE [options]
        vhost-user-blk control PATH COMMAND [BYTES] [--name=NAME] [--json]
+       vhost-user-blk trace FILE [--json]
 
 Serves a raw disk image to a virtual machine over vhost-user, in the foreground, one front-end after the other.
 
@@ -72,6 +84,8 @@ Serves a raw disk image to a virtual machine over vhost-user, in the foreground,
   --num-queues=N       queues that the guest may use, 1 to ${QUEUES_MAX} (default 1)
   --engine=NAME        auto, io_uring, linux-aio or sync (default auto: the best that the host allows)
   --threads=N          data-plane threads, 1 to the number of queues (default 1)
+  --iothread=NAME      with --config: the disks that name the same thread share it, and say the same of --cpus and
+                       --poll-max-us (default threads of the disk's own)
   --queue-threads=LIST the thread of each queue, as 0,1,0,1 (default round and round)
   --cpus=LIST          processors to pin each thread to, as 2,3 for two threads or 2+3,4+5 (default not pinned)
   --poll-max-us=N      microseconds that a thread may look at its rings before it sleeps, 0 to ${POLL_MAX} (default ${POLL_DEFAULT})
@@ -91,8 +105,9 @@ Serves a raw disk image to a virtual machine over vhost-user, in the foreground,
   --stats[=SECONDS]    print what was done every so many seconds, 1 to ${STATS_SECONDS_MAX} (1 if not said): a table that
                        stays in its place on a terminal, or else lines
   --metrics=[HOST:]PORT  serve metrics to Prometheus, over HTTP at /metrics (HOST is 127.0.0.1 if not said)
-  --json               print lines of JSON: that it is ready, the log, statistics, the result of control
+  --json               print lines of JSON: that it is ready, the log, statistics, the result of control or trace
   --trace              print each message and each request to standard error
+  --trace-file=FILE    write each request to a file, 80 bytes each: trace prints it
   --print-capabilities print what this program can do as JSON, as vhost-user back-ends do
   --help, --version    print this text, or the version
 
@@ -127,6 +142,7 @@ const diskFlags = {
   'num-queues': { type: 'string', default: '1' },
   engine: { type: 'string', default: 'auto' },
   threads: { type: 'string', default: '1' },
+  iothread: { type: 'string' },
   'queue-threads': { type: 'string', default: '' },
   cpus: { type: 'string', default: '' },
   'poll-max-us': { type: 'string', default: String(POLL_DEFAULT) },
@@ -149,7 +165,8 @@ const programFlags = {
   stats: { type: 'string' },
   metrics: { type: 'string' },
   json: { type: 'boolean', default: false },
-  trace: { type: 'boolean', default: false }
+  trace: { type: 'boolean', default: false },
+  'trace-file': { type: 'string' }
 } as const
 
 /** What systemd calls the control socket. */
@@ -171,15 +188,18 @@ export function parseCommand (args: readonly string[], passed: readonly PassedSo
   const question = args.find((arg) => QUESTIONS.has(arg))
   if (question !== undefined) return { name: QUESTIONS.get(question)! }
   if (args[0] === 'control') return parseControl(args.slice(1))
+  if (args[0] === 'trace') return parseTrace(args.slice(1))
 
   const values = parse(args, { ...diskFlags, ...programFlags })
   const sandbox = SANDBOXES.find((name) => name === values.sandbox)
   if (sandbox !== values.sandbox) throw new UsageError(`--sandbox takes nothing, or ${SANDBOXES.slice(1).join(' or ')}: not ${JSON.stringify(values.sandbox)}.`)
   if (values.control === '') throw new UsageError('--control takes a path: not "".')
+  if (values['trace-file'] === '') throw new UsageError('--trace-file takes a path: not "".')
   const control = values.control ?? passed.find((socket) => socket.name === CONTROL_NAME)?.fd
   return {
     name: 'serve',
     trace: values.trace,
+    ...(values['trace-file'] !== undefined && { traceFile: values['trace-file'] }),
     ...(values.user !== undefined && { user: account('--user', values.user) }),
     ...(sandbox !== undefined && { sandbox }),
     json: values.json,
@@ -209,6 +229,9 @@ function disksOf (file: string, args: readonly string[], passed: readonly Passed
   const names = disks.map(({ name }) => name)
   const twice = names.find((name, index) => names.indexOf(name) !== index)
   if (twice !== undefined) throw new UsageError(`${file}: two disks are called ${twice}.`)
+  const threads = disks.flatMap(({ iothread = [] }) => iothread)
+  const twofold = threads.find((thread) => !isDeepStrictEqual(thread, threads.find(({ name }) => name === thread.name)))
+  if (twofold !== undefined) throw new UsageError(`${file}: the disks of iothread ${twofold.name} say different things of cpus or poll-max-us.`)
   return disks
 }
 
@@ -247,29 +270,41 @@ function diskOf (values: Values, sandboxed: boolean): NamedDisk {
   const image = imageOptions(values, sandboxed)
   const queues = integer('--num-queues', values['num-queues'], 1, QUEUES_MAX)
   const threads = integer('--threads', values.threads, 1, queues)
-  if (!/^[\w.:-]{1,64}$/.test(name)) throw new UsageError(`--name takes up to 64 letters, digits and any of _.:-: not ${JSON.stringify(name)}.`)
+  checkName('--name', name)
+  const cpus = list('--cpus', values.cpus, threads, (item) => item.split('+').map((cpu) => integer('--cpus', cpu, 0, CPU_MAX)))
+  const pollMaxMicroseconds = integer('--poll-max-us', values['poll-max-us'], 0, POLL_MAX)
+  const queueThreads = list('--queue-threads', values['queue-threads'], queues, (item) => integer('--queue-threads', item, 0, threads - 1))
+  if (values.iothread !== undefined) checkShared(values)
   return {
     name,
     ...(disk !== undefined && { spec: disk }),
+    ...(values.iothread !== undefined && { iothread: { name: values.iothread, options: { cpus: cpus[0], pollMaxMicroseconds } } }),
     options: {
       ...(path !== undefined && { path, ...image }),
       ...(socketPath === undefined ? { fd: integer('--fd', fd!, 0, 0x7fffffff) } : { socketPath }),
       ...(values['socket-mode'] !== undefined && { socketMode: mode('--socket-mode', values['socket-mode']) }),
       ...(values['socket-owner'] !== undefined && { socketOwner: account('--socket-owner', values['socket-owner']) }),
       readOnly: values['read-only'],
-      pollMaxMicroseconds: integer('--poll-max-us', values['poll-max-us'], 0, POLL_MAX),
       writeThrough: values['write-through'],
       discardSegments: integer('--discard-segments', values['discard-segments'], 0, DISCARD_SEGMENTS_MAX),
       packed: values.packed,
       inOrder: values['in-order'],
       queues,
-      threads,
-      queueThreads: list('--queue-threads', values['queue-threads'], queues, (item) => integer('--queue-threads', item, 0, threads - 1)),
-      cpus: list('--cpus', values.cpus, threads, (item) => item.split('+').map((cpu) => integer('--cpus', cpu, 0, CPU_MAX))),
+      ...(values.iothread === undefined && { threads, queueThreads, cpus, pollMaxMicroseconds }),
       stopTimeout: 1000 * integer('--stop-timeout', values['stop-timeout'], 1, STOP_SECONDS_MAX),
       serial: values.serial
     }
   }
+}
+
+function checkName (flag: string, name: string): void {
+  if (!/^[\w.:-]{1,64}$/.test(name)) throw new UsageError(`${flag} takes up to 64 letters, digits and any of _.:-: not ${JSON.stringify(name)}.`)
+}
+
+function checkShared ({ iothread, disk, threads, 'queue-threads': queueThreads }: Values): void {
+  checkName('--iothread', iothread!)
+  if (disk !== undefined) throw new UsageError('--iothread is for --blk-file: what --disk names has a thread of its own.')
+  if (threads !== diskFlags.threads.default || queueThreads !== '') throw new UsageError('give either --iothread or --threads, whose queues are spread over several.')
 }
 
 /** What is about a file, or about how the kernel is asked for its blocks: refused for what is no file. */
@@ -290,7 +325,7 @@ function imageOptions (values: Values, sandboxed: boolean): Pick<ServeOptions, '
 }
 
 function parseControl (args: readonly string[]): Command {
-  const { values: { json, name }, positionals: [path = '', command, bytes, ...rest] } = parseControlArgs(args)
+  const { values: { json, name }, positionals: [path = '', command, bytes, ...rest] } = parseWith(args, { json: { type: 'boolean', default: false }, name: { type: 'string' } })
   const known = CONTROL_COMMANDS.find((one) => one === command)
   if (path === '' || known === undefined) throw new UsageError(`control takes the path of a control socket and one of ${CONTROL_COMMANDS.join(', ')}.`)
   if (rest.length > 0 || (bytes !== undefined && known !== 'resize')) throw new UsageError(`control ${known} takes no ${JSON.stringify(rest[0] ?? bytes)}.`)
@@ -303,9 +338,14 @@ function parseControl (args: readonly string[]): Command {
   }
 }
 
-function parseControlArgs (args: readonly string[]) {
+function parseTrace (args: readonly string[]): Command {
+  const { values: { json }, positionals: [path = '', ...rest] } = parseWith(args, { json: { type: 'boolean', default: false } })
+  if (path === '' || rest.length > 0) throw new UsageError('trace takes the path of one file, that --trace-file has written.')
+  return { name: 'trace', path, json }
+}
+
+function parseWith<const Options extends NonNullable<ParseArgsConfig['options']>> (args: readonly string[], options: Options) {
   try {
-    const options = { json: { type: 'boolean', default: false }, name: { type: 'string' } } as const
     return parseArgs({ args: [...args], options, strict: true, allowPositionals: true })
   } catch (error) {
     throw new UsageError((error as Error).message)

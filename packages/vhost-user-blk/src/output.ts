@@ -1,7 +1,9 @@
 import type { TraceEvent } from '@node-vmm/virtio-blk-dataplane'
+import { bars, BARS_HEAD, duration, summarize } from './latency.ts'
 import type { DiskRates, RateMeter } from './rates.ts'
 import { isReadOnly, placeOf, type ServedDisk } from './served-disk.ts'
 import { formatTable } from './table.ts'
+import type { FiledEvent } from './trace-file.ts'
 
 /** What the program writes to. */
 export interface OutputStream {
@@ -39,14 +41,14 @@ export class Output {
   }
 
   /** Something that a data plane traces. */
-  trace ({ name, ...fields }: TraceEvent): void {
-    if (this.#json) this.#stderr.write(line({ event: 'trace', name, ...fields }))
-    else this.log([name, ...Object.entries(fields).map(([key, value]) => `${key}=${key.endsWith('Address') ? hex(value) : value}`)].join(' '))
+  trace (event: TraceEvent, microseconds: number): void {
+    if (this.#json) this.#stderr.write(line({ event: 'trace', microseconds, ...event }))
+    else this.log(eventText(event))
   }
 
   /** What disks did in an interval: on a terminal in place of what they did before. */
   statistics ({ seconds, disks }: ReturnType<RateMeter['sample']>): void {
-    if (this.#json) this.#stdout.write(line({ event: 'stats', seconds, disks }))
+    if (this.#json) this.#stdout.write(line({ event: 'stats', seconds, disks: disks.map((disk) => ({ ...disk, latency: summarize(disk.latency) })) }))
     else if (this.#stdout.isTTY === true) this.#drawTable(disks)
     else for (const disk of disks) this.#stdout.write(`${statisticsLine(disk)}\n`)
   }
@@ -54,7 +56,7 @@ export class Output {
   // No higher than the terminal, nor wider: a line that is broken in two could not be found again.
   #drawTable (disks: readonly DiskRates[]): void {
     const { rows = 24, columns = 80 } = this.#stdout
-    const lines = statisticsTable(disks).split('\n').slice(0, Math.max(rows - 1, 1)).map((text) => text.slice(0, columns))
+    const lines = `${statisticsTable(disks)}\n\n${latencyTable(disks)}`.split('\n').slice(0, Math.max(rows - 1, 1)).map((text) => text.slice(0, columns))
     this.#eraseTable()
     this.#stdout.write(`${lines.join('\n')}\n`)
     this.#tableLines = lines.length
@@ -64,6 +66,15 @@ export class Output {
     if (this.#tableLines > 0) this.#stdout.write(`\x1b[${this.#tableLines}A\x1b[J`)
     this.#tableLines = 0
   }
+}
+
+/** A line of a trace file: the seconds since it was begun, the disk, and what happened. */
+export function filedLine ({ event, disk, microseconds }: FiledEvent, json: boolean): string {
+  return json ? line({ disk, microseconds, ...event }) : `${(microseconds / 1e6).toFixed(6)} ${disk} ${eventText(event)}\n`
+}
+
+function eventText ({ name, ...fields }: TraceEvent): string {
+  return [name, ...Object.entries(fields).map(([key, value]) => `${key}=${key.endsWith('Address') ? hex(value) : value}`)].join(' ')
 }
 
 function line (value: object): string {
@@ -99,10 +110,26 @@ function statisticsTable (disks: readonly DiskRates[]): string {
   ])])
 }
 
+function latencyTable (disks: readonly DiskRates[]): string {
+  const head = ['latency', 'p50', 'p99', 'p99.9', 'max', BARS_HEAD]
+  return formatTable([head, ...disks.map(({ name, latency }) => [name, ...percentiles(latency), bars(latency)])])
+}
+
+function percentiles (latency: DiskRates['latency']): string[] {
+  const { p50, p99, p999, max } = summarize(latency)
+  return [p50, p99, p999, max].map(duration)
+}
+
 function statisticsLine (disk: DiskRates): string {
   return `${disk.name}: ${Math.round(disk.requestsPerSecond)} IOPS, ${throughput(disk.bytesReadPerSecond)} read, ` +
     `${throughput(disk.bytesWrittenPerSecond)} written, ${disk.inFlight} in flight, ${disk.kicksPerRequest.toFixed(2)} kicks and ` +
-    `${disk.interruptsPerRequest.toFixed(2)} interrupts a request, ${disk.errors} errors`
+    `${disk.interruptsPerRequest.toFixed(2)} interrupts a request, ${disk.errors} errors${latencyPart(disk.latency)}`
+}
+
+function latencyPart (latency: DiskRates['latency']): string {
+  if (latency.count === 0) return ''
+  const [p50, p99, p999, max] = percentiles(latency)
+  return `, latency p50 ${p50}, p99 ${p99}, p99.9 ${p999}, max ${max}`
 }
 
 const UNITS = ['B/s', 'KiB/s', 'MiB/s', 'GiB/s'] as const

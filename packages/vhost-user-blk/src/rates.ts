@@ -1,4 +1,5 @@
-import type { ProgramStatistics } from './control.ts'
+import { LatencyHistogram } from '@node-vmm/virtio-blk-dataplane'
+import type { DiskCounters } from './control.ts'
 
 /** What a disk has done in an interval. */
 export interface DiskRates {
@@ -15,24 +16,32 @@ export interface DiskRates {
   readonly interruptsPerRequest: number
   /** Requests that failed, since the disk is served. */
   readonly errors: number
+  /** How long requests took that were completed in the interval, as far as that was measured. */
+  readonly latency: LatencyHistogram
 }
 
-type Counters = ProgramStatistics['disks'][number]['queues'][number]
+type Counters = DiskCounters['queues'][number]
+
+interface Sample {
+  readonly counters: Counters
+  readonly latency: LatencyHistogram
+}
 
 const NOTHING: Counters = { requests: 0, errors: 0, bytesRead: 0, bytesWritten: 0, kicks: 0, interrupts: 0, inFlight: 0 }
+const NO_SAMPLE: Sample = { counters: NOTHING, latency: new LatencyHistogram() }
 
 /** Turns counters that only grow into what was done between two looks at them. */
 export class RateMeter {
-  readonly #read: () => ProgramStatistics
+  readonly #read: () => readonly DiskCounters[]
   readonly #now: () => number
-  #before = new Map<string, Counters>()
+  #before = new Map<string, Sample>()
   #at: number
 
   /**
    * @param read gives the counters
    * @param now milliseconds of a clock that nobody sets
    */
-  constructor (read: () => ProgramStatistics, now: () => number = () => performance.now()) {
+  constructor (read: () => readonly DiskCounters[], now: () => number = () => performance.now()) {
     this.#read = read
     this.#now = now
     this.#at = now()
@@ -44,9 +53,9 @@ export class RateMeter {
     const now = this.#now()
     const seconds = (now - this.#at) / 1000
     this.#at = now
-    const sums = new Map(this.#read().disks.map(({ name, queues }) => [name, queues.reduce(add, NOTHING)]))
-    const disks = [...sums].map(([name, after]) => rates(name, this.#before.get(name) ?? NOTHING, after, seconds))
-    this.#before = sums
+    const samples = new Map(this.#read().map(({ name, queues, latency }) => [name, { counters: queues.reduce(add, NOTHING), latency }]))
+    const disks = [...samples].map(([name, after]) => rates(name, this.#before.get(name) ?? NO_SAMPLE, after, seconds))
+    this.#before = samples
     return { seconds, disks }
   }
 }
@@ -63,7 +72,7 @@ function add (a: Counters, b: Counters): Counters {
   }
 }
 
-function rates (name: string, before: Counters, after: Counters, seconds: number): DiskRates {
+function rates (name: string, { counters: before, latency: earlier }: Sample, { counters: after, latency }: Sample, seconds: number): DiskRates {
   const requests = after.requests - before.requests
   return {
     name,
@@ -73,7 +82,8 @@ function rates (name: string, before: Counters, after: Counters, seconds: number
     inFlight: after.inFlight,
     kicksPerRequest: ratio(after.kicks - before.kicks, requests),
     interruptsPerRequest: ratio(after.interrupts - before.interrupts, requests),
-    errors: after.errors
+    errors: after.errors,
+    latency: latency.minus(earlier)
   }
 }
 

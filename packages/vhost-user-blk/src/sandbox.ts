@@ -12,6 +12,7 @@ import type { Account } from './users.ts'
 export class SandboxError extends Error {
   static override readonly name = 'SandboxError'
   override readonly name = 'SandboxError'
+  /** Stable: programs may switch on it. */
   readonly code = 'ERR_SANDBOX'
 }
 
@@ -97,7 +98,7 @@ function rules (pid: number): readonly SyscallRule[] {
  * All but the last step happen before this returns, so that no guest is served in between. The last one tries whether a
  * new data-plane thread can still start.
  *
- * @throws SandboxError when that cannot be had, or data-plane threads could not start any more
+ * @throws SandboxError ERR_SANDBOX when that cannot be had, or data-plane threads could not start any more
  */
 export async function enterSandbox ({ bestEffort = false, ioUring = false, readable = [] }: SandboxOptions = {}): Promise<Sandbox> {
   const missing: string[] = []
@@ -138,7 +139,7 @@ export async function enterSandbox ({ bestEffort = false, ioUring = false, reada
 /**
  * Becomes another user, in all threads, without any of this one's groups, and thereby without capabilities.
  *
- * @throws SandboxError when this process may not
+ * @throws SandboxError ERR_SANDBOX when this process may not
  */
 export function becomeUser ({ uid, gid, primaryGid }: Account): void {
   const group = gid ?? primaryGid

@@ -1,4 +1,4 @@
-import { listen, type Listener, type SocketOwner, VhostUserError } from '@node-vmm/vhost-user'
+import { type CloseOptions, listen, type Listener, type SocketOwner, VhostUserError } from '@node-vmm/vhost-user'
 import { DataPlane, type DataPlaneOptions } from '@node-vmm/virtio-blk-dataplane'
 import { BlockDevice } from './block-device.ts'
 import { limited } from './limited-log.ts'
@@ -8,7 +8,7 @@ const FAULTS_TOLD_MAX = 32
 
 /** A disk, how to serve it, and where front-ends connect: give `socketPath` or `fd`. */
 export interface ServeOptions extends Omit<DataPlaneOptions, 'dataPlane' | 'scsi' | 'onFault' | 'onDeath'> {
-  /** Path of the unix socket to listen on. */
+  /** Path of the unix socket to listen on, up to 107 bytes (`unix(7)`). @default none: `fd` is given */
   readonly socketPath?: string
   /** Permissions of that socket, from its first moment: whoever may write to it has the disk. @default 0o600 */
   readonly socketMode?: number
@@ -16,7 +16,7 @@ export interface ServeOptions extends Omit<DataPlaneOptions, 'dataPlane' | 'scsi
   readonly socketOwner?: SocketOwner
   /**
    * A unix socket that this process was given: a listening one, or a connected one, which is served once. The server's
-   * from now on: closed at the end.
+   * from now on: closed at the end. @default none: `socketPath` is given
    */
   readonly fd?: number
   /**
@@ -27,11 +27,15 @@ export interface ServeOptions extends Omit<DataPlaneOptions, 'dataPlane' | 'scsi
   readonly log?: (line: string) => void
   /** Receives a line for each vhost-user message. @default none, at no cost */
   readonly traceMessages?: (line: string) => void
+  /** Gives the start up, with the signal's reason, once the disk is open and can be closed again. @default never */
+  readonly signal?: AbortSignal
 }
 
 /** A disk that is being served. */
 export interface Server {
+  /** The disk: to be paused, drained, looked at. It is closed with the server. */
   readonly plane: DataPlane
+  /** What front-ends connect to. It is closed with the server. */
   readonly listener: Listener
   /** Front-ends that have connected so far. */
   readonly sessions: number
@@ -40,16 +44,17 @@ export interface Server {
   /**
    * Cuts or extends the image, or takes over the size that it has by now, and tells the guest.
    *
-   * @param bytes as for `DataPlane.resize`, with its errors
+   * @param bytes as for `DataPlane.resize`. @default what the file, device or disk has
+   * @throws as `DataPlane.resize`
    */
   resize (bytes?: number): Promise<void>
   /**
-   * Ends the session, drained, removes the socket and gives the image back, or closes the disk.
+   * Ends the session, drained, removes the socket and gives the image back, or closes the disk. No effect when closed.
    *
    * @throws VhostUserError ERR_VHOST_USER_ABANDONED when requests did not end within `stopTimeout`: it is closed all the
-   * same, but for the image, which stays open and locked until the process ends
+   * same, but for the image, which stays open and locked until the process ends; the signal's reason: the close goes on
    */
-  close (): Promise<void>
+  close (options?: CloseOptions): Promise<void>
   /** The same as `close()`, for `await using`. */
   [Symbol.asyncDispose] (): Promise<void>
 }
@@ -58,10 +63,11 @@ export interface Server {
  * Serves a disk, a raw image or one of your own, to vhost-user front-ends, one after the other: from a data-plane thread, or
  * from this one where your own disk is an object of it.
  *
- * @throws DataPlaneError, VhostUserError or LinuxError, each with its remedy: nothing is left open then
+ * @throws DataPlaneError, VhostUserError or LinuxError, each with its remedy; the signal's reason: nothing is left open then
  */
 export async function serve (options: ServeOptions): Promise<Server> {
-  const { socketPath, socketMode, socketOwner, fd, traceMessages, onProblem, ...disk } = options
+  const { socketPath, socketMode, socketOwner, fd, traceMessages, onProblem, signal, ...disk } = options
+  signal?.throwIfAborted()
   const log = limited(options.log ?? (() => {}))
   let fatal: (error: Error) => void = () => {}
   const died = new Promise<Error>((resolve) => { fatal = resolve })
@@ -82,6 +88,7 @@ export async function serve (options: ServeOptions): Promise<Server> {
   for (const { engine, reason } of plane.engine.rejected) log(`using ${plane.engine.name}, for ${engine} cannot be had: ${reason}`)
   let listener: Listener
   try {
+    signal?.throwIfAborted()
     listener = listen({
       device: new BlockDevice(plane),
       ...(socketPath !== undefined && { path: socketPath }),
@@ -96,19 +103,28 @@ export async function serve (options: ServeOptions): Promise<Server> {
       },
       onSessionEnd: (failure) => log(`the session ended: ${failure?.message ?? (closing ? 'the server closes' : 'the front-end hung up')}`),
       ...(traceMessages !== undefined && {
-        onMessage: (direction, name, size, fds) =>
+        onMessage: (direction, name, size, fds) => {
+          // Requests are told a little late: those before the message come before it.
+          plane.collectTrace()
           traceMessages(`vhost_user_message direction=${direction} request=${name} size=${size} fds=${fds}`)
+        }
       })
     })
   } catch (error) {
     await plane.close()
     throw error
   }
-  const close = async (): Promise<void> => {
-    closing = true
-    const failure = await listener.close()
+  const giveBack = async (): Promise<void> => {
+    const failure = await listener.closed
     await plane.close()
     if (failure instanceof VhostUserError && failure.code === 'ERR_VHOST_USER_ABANDONED') throw failure
+  }
+  let closed: Promise<void> | undefined
+  const close = async (wait?: CloseOptions): Promise<void> => {
+    closing = true
+    const listenerClosed = listener.close(wait)
+    closed ??= giveBack()
+    await Promise.all([listenerClosed, closed])
   }
   return {
     plane,
@@ -120,6 +136,6 @@ export async function serve (options: ServeOptions): Promise<Server> {
       listener.notifyConfigChange()
     },
     close,
-    [Symbol.asyncDispose]: close
+    [Symbol.asyncDispose]: () => close()
   }
 }

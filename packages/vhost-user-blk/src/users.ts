@@ -2,10 +2,11 @@ import { readFileSync } from 'node:fs'
 
 /** A user of this machine, and a group. */
 export interface Account {
+  /** The user's number, 0 to 2^32 - 2. */
   readonly uid: number
-  /** The group that was named; without one, see `primaryGid`. */
+  /** The number of the group that was named. @default none was: see `primaryGid` */
   readonly gid?: number
-  /** The user's own group, where `/etc/passwd` knows the user. */
+  /** The number of the user's own group (`passwd(5)`). @default `/etc/passwd` does not know the user */
   readonly primaryGid?: number
 }
 
@@ -15,6 +16,8 @@ const ID_MAX = 0xfffffffe
 /**
  * Understands `USER` and `USER:GROUP`, each a name or a number. Names are looked up in `/etc/passwd` and `/etc/group`.
  *
+ * @param passwd another file in its place. @default '/etc/passwd'
+ * @param group another file in its place. @default '/etc/group'
  * @throws Error for what is neither, with what would do
  */
 export function parseAccount (text: string, passwd = '/etc/passwd', group = '/etc/group'): Account {

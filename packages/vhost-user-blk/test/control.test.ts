@@ -60,6 +60,24 @@ test('stats are the counters of each queue', async () => {
   assert.match(first!, /^root +0 +\d+ +0 +\d+ +4096 +\d+ +\d+ +0$/)
 })
 
+test('requests are timed from the first stats on', async () => {
+  const { socketPath } = await disk('root')
+  const execute = controls()
+  const driver = await BlockDriver.connect({ socketPath })
+  await driver.write(0, new Uint8Array(4096))
+  const before = await execute({ command: 'stats' }) as ProgramStatistics
+  assert.deepEqual(before.disks[0]!.latency, { count: 0, mean: 0, p50: 0, p99: 0, p999: 0, max: 0, buckets: [] })
+  for (let write = 0; write < 3; write++) await driver.write(0, new Uint8Array(4096))
+  await driver.close()
+  const { disks } = JSON.parse(JSON.stringify(await execute({ command: 'stats' }))) as ProgramStatistics
+  const { count, mean, p50, max, buckets } = disks[0]!.latency
+  assert.equal(count, 3)
+  assert.ok(mean > 0 && mean <= max! && p50! <= max!, `${mean}, ${p50}, ${max}`)
+  assert.equal(buckets.reduce((sum, [, requests]) => sum + requests, 0), 3)
+  assert.equal(buckets.at(-1)![0], max)
+  assert.match(describe('stats', { disks }), /\n\nlatency of +requests +mean +p50 +p99 +p99\.9 +max\nroot +3 +[\d.]+ (µs|ms|s) /)
+})
+
 test('resize gives the disk another size, or takes over that of its image', async () => {
   const { server } = await disk('root')
   const execute = controls()

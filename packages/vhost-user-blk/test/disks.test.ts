@@ -5,6 +5,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import { eventually } from '../../../test/support/eventually.ts'
+import { footprint } from '../../../test/support/footprint.ts'
 import { killAll, Program, run } from './support/program.ts'
 import { newImage, newPath } from './support/scratch.ts'
 
@@ -52,7 +53,7 @@ test('--disk with what it does not know, or cannot open', async () => {
   assert.equal(existsSync(socketPath), false)
 })
 
-test('--disk: an NBD export of a real server', async () => {
+test('NBD exports of a real server: alone, below an overlay, and below a throttle from a file', async () => {
   if (spawnSync('nbdkit', ['--version']).error !== undefined) {
     console.log('skipped: no nbdkit: apt-get install nbdkit')
     return assert.equal(process.env.CI, undefined)
@@ -63,14 +64,30 @@ test('--disk: an NBD export of a real server', async () => {
   try {
     // It writes its process id once it listens.
     await eventually('nbdkit listens', () => existsSync(pidFile))
-    const program = await Program.ready([`--socket-path=${socketPath}`, `--disk=nbd+unix:///?socket=${nbd}`])
-    assert.equal(await writeAndRead(socketPath), 2 << 20)
-    assert.deepEqual(await program.end(), { status: 0, signal: null })
+    const uri = `nbd+unix:///?socket=${nbd}`
+    const config = newPath()
+    writeFileSync(config, JSON.stringify({ disks: [{ 'socket-path': socketPath, disk: { type: 'throttle', ops: 1e6, disk: { type: 'nbd', uri } } }] }))
+    const disk = [`--socket-path=${socketPath}`, `--disk=overlay:base=${uri},file=${newPath()}`]
+    assert.equal(await firstWrite(disk, socketPath), 0, 'the overlay reads as the export')
+    assert.equal(await firstWrite(disk, socketPath), PATTERN[0], 'the overlay has kept what was written to it')
+    assert.equal(await firstWrite([`--config=${config}`], socketPath), 0, 'but did not write the export')
+    assert.equal(await firstWrite([`--socket-path=${socketPath}`, `--disk=${uri}`], socketPath), PATTERN[0], 'the throttle did')
   } finally {
     server.kill()
     await ended
   }
 })
+
+/** Serves a disk to one front-end. @returns what was where it writes, before it did */
+async function firstWrite (args: readonly string[], socketPath: string): Promise<number> {
+  const program = await Program.ready(args)
+  const driver = await BlockDriver.connect({ socketPath })
+  const [before] = await driver.read(8192, 4096)
+  await driver.close()
+  assert.equal(await writeAndRead(socketPath), 2 << 20)
+  assert.deepEqual(await program.end(), { status: 0, signal: null })
+  return before!
+}
 
 test('--config: several disks, each with its socket and its name, ended together', async () => {
   const [root, data] = [newPath(), newPath()]
@@ -93,6 +110,52 @@ test('--config: several disks, each with its socket and its name, ended together
   assert.equal(statSync(image).size, 4 << 20)
   assert.deepEqual(await program.end(), { status: 0, signal: null })
   assert.ok(!existsSync(root) && !existsSync(data))
+})
+
+test('the disks are closed at the same time: one that waits for a request keeps no other from its end', async () => {
+  const [first, stuck, last, file] = [newPath(), newPath(), newPath(), newPath()]
+  const ram = { type: 'ram', capacity: '1M' }
+  const lost = { type: 'faulty', disk: ram, rules: [{ fault: 'never', operation: 'read' }] }
+  const disks = [[first, ram], [stuck, lost], [last, ram]].map(([socket, disk]) => ({ 'socket-path': socket, disk, 'stop-timeout': 86_400 }))
+  writeFileSync(file, JSON.stringify({ disks }))
+  const program = new Program([`--config=${file}`, '--json', '--stats'])
+  await program.seen(/(.*"event":"ready".*\n){3}/, 'stdout')
+  const driver = await BlockDriver.connect({ socketPath: stuck })
+  const read = driver.read(0, 512).catch((error: Error) => error)
+  await program.seen(/"inFlight":1\b/, 'stdout')
+  program.process.kill('SIGTERM')
+  await eventually('the others are closed', () => !existsSync(first) && !existsSync(last))
+  assert.equal((await program.end('SIGKILL')).signal, 'SIGKILL', 'the one that waits has kept it')
+  assert.ok(await read instanceof Error)
+  await driver.close()
+})
+
+test('disks that name the same iothread have one thread, as long as one of them has a guest', async () => {
+  const file = newPath()
+  const sockets = [newPath(), newPath(), newPath()]
+  const polls = (): number => footprint(program.process.pid!).filter((item) => item === 'descriptor of anon_inode:[eventpoll]').length
+  const disks = sockets.map((socket, index) => ({ 'socket-path': socket, 'blk-file': newImage(), ...(index > 0 && { iothread: 'io0' }) }))
+  writeFileSync(file, JSON.stringify({ disks }))
+  const program = await Program.ready([`--config=${file}`])
+  const before = polls()
+  const drivers: BlockDriver[] = []
+  const counts: number[] = []
+  for (const socketPath of sockets) {
+    drivers.push(await BlockDriver.connect({ socketPath }))
+    counts.push(polls())
+  }
+  const [own, first, second] = counts as [number, number, number]
+  assert.deepEqual([own > before, first > own, second === first], [true, true, true], `epoll instances: ${before}, then ${counts}`)
+  await Promise.all(drivers.map(async (driver, index) => {
+    const bytes = new Uint8Array(4096).fill(1 + index)
+    await driver.write(0, bytes)
+    assert.deepEqual(await driver.read(0, 4096), bytes)
+  }))
+  await drivers[1]!.close()
+  assert.deepEqual(await drivers[2]!.read(0, 4096), new Uint8Array(4096).fill(3))
+  await drivers[2]!.close()
+  await drivers[0]!.close()
+  assert.deepEqual(await program.end(), { status: 0, signal: null })
 })
 
 test('--config: where one disk cannot be served, none is', async () => {

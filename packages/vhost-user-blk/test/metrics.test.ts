@@ -16,7 +16,7 @@ test.after.each(async () => {
 
 async function start (): Promise<{ url: string, socketPath: string }> {
   const socketPath = newPath()
-  const options = { path: newImage(), socketPath, queues: 2, engine: 'sync' } as const
+  const options = { path: newImage(), socketPath, queues: 2, engine: 'sync', latency: true } as const
   disks.push({ name: 'root', image: options.path, options, server: await serve(options) })
   const server = await serveMetrics(disks, { host: '127.0.0.1', port: 0 })
   servers.push(server)
@@ -55,6 +55,25 @@ test('Prometheus gets what is counted, as it is at the moment', async () => {
   const after = values(await (await fetch(`${url}?x=1`)).text())
   assert.equal(after.get('node_vmm_written_bytes_total{disk="root",queue="0"}'), 4608)
   await driver.close()
+})
+
+test('how long requests took is a histogram', async () => {
+  const { url, socketPath } = await start()
+  const driver = await BlockDriver.connect({ socketPath })
+  for (let write = 0; write < 5; write++) await driver.write(0, new Uint8Array(4096))
+  await driver.close()
+  const text = await (await fetch(url)).text()
+  assert.match(text, /^# TYPE node_vmm_request_duration_seconds histogram$/m)
+  const now = values(text)
+  const { requests } = disks[0]!.server.plane.statistics(0)
+  assert.equal(now.get('node_vmm_request_duration_seconds_count{disk="root"}'), requests)
+  assert.ok(now.get('node_vmm_request_duration_seconds_sum{disk="root"}')! > 0)
+  const buckets = [...now].filter(([name]) => name.startsWith('node_vmm_request_duration_seconds_bucket'))
+  const bounds = buckets.map(([name]) => /le="([^"]+)"/.exec(name)![1]!)
+  assert.deepEqual([bounds[0], bounds[1], bounds.at(-1)], ['0.000001', '0.000002', '+Inf'])
+  assert.ok(Number(bounds.at(-2)) > 10)
+  buckets.forEach(([, count], index) => assert.ok(count >= (buckets[index - 1]?.[1] ?? 0), 'they are cumulative'))
+  assert.equal(buckets.at(-1)![1], requests)
 })
 
 test('nothing else is there', async () => {

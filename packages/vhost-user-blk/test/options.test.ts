@@ -44,10 +44,11 @@ test('each flag reaches the server, with = or as the next argument', () => {
     '--fd', '3', '--blk-file', 'disk.raw', '--lock', 'running', '--no-follow', '--read-only', '--direct', '--poll-max-us', '0', '--write-through', '--discard-segments', '0', '--packed',
     '--in-order', '--num-queues', '3', '--threads', '2', '--queue-threads', '0,1,1', '--cpus', '2+3,4', '--engine', 'linux-aio',
     '--serial', 'exactly twenty bytes', '--stop-timeout', '5', '--user', '0:0', '--sandbox', '--trace', '--name', 'root', '--control', 'disk.ctl',
-    '--json', '--stats', '--metrics', '9100'
+    '--json', '--stats', '--metrics', '9100', '--trace-file', 'disk.trace'
   ]), {
     name: 'serve',
     trace: true,
+    traceFile: 'disk.trace',
     user: { uid: 0, gid: 0, primaryGid: 0 },
     sandbox: 'full',
     control: 'disk.ctl',
@@ -130,6 +131,15 @@ test('several disks come from a file, each as from a command line of its own', (
   assert.equal(refused({ disks: [disk, { ...disk, 'num-queues': 0 }] }), 'FILE: disks[1]: --num-queues takes a number from 1 to 256: not "0".')
   assert.match(refused({ disks: [{ ...disk, sandbox: true }] }), /^FILE: disks\[0\]: Unknown option '--sandbox'/)
   assert.match(refused({ disks: [] }), /^--config: FILE: "disks" is a list of at least one disk\.$/)
+
+  const shared = { ...disk, iothread: 'io0', 'poll-max-us': 20, cpus: '1' }
+  const { options: { threads, cpus, pollMaxMicroseconds }, iothread } = configure({ disks: [disk, shared, { ...shared }] }).disks[2]!
+  assert.deepEqual(iothread, { name: 'io0', options: { cpus: [1], pollMaxMicroseconds: 20 } })
+  assert.deepEqual([threads, cpus, pollMaxMicroseconds], [undefined, undefined, undefined])
+  assert.equal(refused({ disks: [shared, { ...shared, cpus: '0' }] }), 'FILE: the disks of iothread io0 say different things of cpus or poll-max-us.')
+  assert.match(refused({ disks: [{ ...shared, threads: 2, 'num-queues': 2, cpus: '1,1' }] }), /: give either --iothread or --threads,/)
+  assert.match(refused({ disks: [{ 'socket-path': 's', disk: 'ram:capacity=1M', iothread: 'io0' }] }), /: --iothread is for --blk-file:/)
+  assert.match(refused({ disks: [{ ...disk, iothread: '' }] }), /: --iothread takes up to 64 letters,/)
 })
 
 test('the image is locked while it is open, or while a guest runs', () => {
@@ -242,6 +252,14 @@ test('control takes a path, a command, and what the command takes', () => {
   assert.match(refusal('control', 'disk.ctl', 'quit', '--force'), /^Unknown option '--force'/)
 })
 
+test('trace takes a file', () => {
+  assert.deepEqual(parseCommand(['trace', 'disk.trace']), { name: 'trace', path: 'disk.trace', json: false })
+  assert.deepEqual(parseCommand(['trace', '--json', 'disk.trace']), { name: 'trace', path: 'disk.trace', json: true })
+  for (const args of [[], [''], ['one', 'two']]) assert.equal(refusal('trace', ...args), 'trace takes the path of one file, that --trace-file has written.')
+  assert.match(refusal('trace', 'disk.trace', '--name=root'), /^Unknown option '--name'/)
+  assert.equal(refusal(...least, '--trace-file='), '--trace-file takes a path: not "".')
+})
+
 test('what is not an option is refused', () => {
   assert.match(refusal(...least, '--readonly'), /^Unknown option '--readonly'/)
   assert.match(refusal(...least, 'disk2.raw'), /^Unexpected argument 'disk2.raw'/)
@@ -261,7 +279,7 @@ test('the help names every flag', () => {
     '--socket-path', '--fd', '--blk-file', '--read-only', '--num-queues', '--engine', '--threads', '--queue-threads', '--cpus',
     '--direct', '--write-through', '--discard-segments', '--packed', '--in-order', '--serial', '--trace',
     '--print-capabilities', '--help', '--version', '--socket-mode', '--socket-owner', '--no-follow', '--user', '--sandbox', '--name', '--control',
-    '--json', '--stats', '--metrics', '--disk', '--config', '--lock', '--poll-max-us', '--stop-timeout'
+    '--json', '--stats', '--metrics', '--trace-file', '--disk', '--config', '--lock', '--poll-max-us', '--stop-timeout'
   ]) assert.match(HELP, new RegExp(`^  .*${flag}\\b`, 'm'))
   for (const line of HELP.split('\n')) assert.ok(line.length <= 120, line)
 })

@@ -6,7 +6,7 @@ import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'n
 import { createRequire } from 'node:module'
 import { suite } from 'uvu'
 import { eventually } from '../../../test/support/eventually.ts'
-import { serve, type ServeOptions, type Server } from '../src/index.ts'
+import { type Disk, serve, type ServeOptions, type Server } from '../src/index.ts'
 import { RingFrontEnd } from './support/ring.ts'
 import { newImage, newPath } from './support/scratch.ts'
 
@@ -71,6 +71,47 @@ test('what cannot be served rejects and leaves nothing open', async () => {
   await assert.rejects(serve({ path }), { name: 'TypeError' })
   assert.equal(openDescriptors(), before)
   await start({ path })
+})
+
+test('a signal ends the start, and nothing stays open', async () => {
+  const path = newImage()
+  const before = openDescriptors()
+  const abort = new AbortController()
+  const reason = new Error('enough')
+  const starting = assert.rejects(serve({ path, socketPath: newPath(), signal: abort.signal }), reason)
+  abort.abort(reason)
+  await starting
+  await assert.rejects(serve({ path, socketPath: newPath(), signal: abort.signal }), reason)
+  assert.equal(openDescriptors(), before)
+  await start({ path })
+})
+
+test('a signal ends the wait of a close, which goes on', async () => {
+  let reads = 0
+  let answer = (): void => {}
+  const answered = new Promise<void>((resolve) => { answer = resolve })
+  const disk: Disk = {
+    capacity: 1 << 20,
+    read: () => {
+      reads++
+      return answered
+    }
+  }
+  const socketPath = newPath()
+  const server = await serve({ disk, socketPath, stopTimeout: 60_000 })
+  const driver = await BlockDriver.connect({ socketPath })
+  const read = assert.rejects(driver.read(0, 512), { code: 'ERR_BLOCK_DISCONNECTED' })
+  await eventually('the disk is asked', () => reads === 1)
+  await assert.rejects(server.close({ signal: AbortSignal.abort(new Error('before')) }), /before/)
+  const abort = new AbortController()
+  const closed = assert.rejects(server.close({ signal: abort.signal }), /during/)
+  abort.abort(new Error('during'))
+  await closed
+  answer()
+  await server.close({ signal: new AbortController().signal })
+  await read
+  await driver.close()
+  assert.equal(server.plane.state, 'closed')
 })
 
 test('a resize changes the image and is told to the guest', async () => {

@@ -35,6 +35,9 @@ test('--json and --stats: lines of JSON say that it is ready, what it does, and 
   // Rates and how long they held: together, what was read.
   const read = statistics.reduce((sum, { seconds, disks: [root] }) => sum + seconds * root.bytesReadPerSecond, 0)
   assert.ok(Math.abs(read - 65536) < 1, `${read} bytes`)
+  const timed = statistics.reduce((sum, { disks: [root] }) => sum + root.latency.count, 0)
+  const requests = statistics.reduce((sum, { seconds, disks: [root] }) => sum + seconds * root.requestsPerSecond, 0)
+  assert.equal(timed, Math.round(requests))
   const log = program.stderr.trim().split('\n').map((line) => JSON.parse(line))
   assert.deepEqual(log[0], { event: 'log', message: 'a front-end connected' })
 })
@@ -55,7 +58,9 @@ test('with --json a failure is a line of JSON, too', async () => {
 test('--metrics: Prometheus is answered, on this machine alone; whoever does not ask for it does not load its library', async () => {
   const program = await Program.ready([...place().args, '--metrics=0'])
   const [, url] = /metrics at (http:\/\/127\.0\.0\.1:\d+\/metrics)\n/.exec(program.stderr)!
-  assert.match(await (await fetch(url!)).text(), /^node_vmm_disk_size_bytes\{disk="disk0"\} 1048576$/m)
+  const text = await (await fetch(url!)).text()
+  assert.match(text, /^node_vmm_disk_size_bytes\{disk="disk0"\} 1048576$/m)
+  assert.match(text, /^node_vmm_request_duration_seconds_bucket\{le="\+Inf",disk="disk0"\} 0$/m)
   assert.deepEqual(await program.end(), { status: 0, signal: null })
 
   const loads = (...args: string[]) => Program.ready([...place().args, ...args], { nodeFlags: ['--import', `data:text/javascript,${encodeURIComponent(WATCH)}`] })
@@ -65,6 +70,37 @@ test('--metrics: Prometheus is answered, on this machine alone; whoever does not
   const asked = await loads('--metrics=0')
   await asked.end()
   assert.match(asked.stderr, /prom-client/)
+})
+
+test('--trace-file: a file that trace prints, beside --trace', async () => {
+  const { socketPath, args } = place()
+  const file = newPath()
+  const program = await Program.ready([...args, `--trace-file=${file}`, '--trace', '--name=root'])
+  const driver = await BlockDriver.connect({ socketPath })
+  await driver.write(0, new Uint8Array(4096))
+  await driver.close()
+  assert.deepEqual(await program.end(), { status: 0, signal: null })
+  assert.match(program.stderr, /^vhost-user-blk: virtio_blk_data_plane_complete_request queue=0 head=\d+ result=4096$/m)
+  // Messages and requests in the order in which they were: the ring is stopped after the last request.
+  assert.match(program.stderr, /complete_request queue=0 head=\d+ result=4096\n[^]*request=GET_VRING_BASE|complete_request queue=0 head=\d+ result=4096\n[^]*the front-end hung up/)
+  const print = async (...flags: string[]) => {
+    const printing = new Program(['trace', file, ...flags])
+    return { ...await printing.ended, stdout: printing.stdout, stderr: printing.stderr }
+  }
+  const { status, stdout } = await print()
+  assert.equal(status, 0)
+  const lines = stdout.trim().split('\n')
+  assert.match(lines[0]!, /^\d+\.\d{6} root virtio_blk_data_plane_start queues=1$/)
+  assert.match(stdout, /^\d+\.\d{6} root virtio_blk_data_plane_complete_request queue=0 head=\d+ result=4096$/m)
+  assert.match(lines.at(-1)!, / root virtio_blk_data_plane_stop$/)
+  const events = (await print('--json')).stdout.trim().split('\n').map((line) => JSON.parse(line))
+  assert.deepEqual([events.length, events[0].name], [lines.length, 'virtio_blk_data_plane_start'])
+})
+
+test('trace of what is none', async () => {
+  const program = new Program(['trace', newPath()])
+  assert.equal((await program.ended).status, 1)
+  assert.match(program.stderr, /^vhost-user-blk: ENOENT/)
 })
 
 test.run()

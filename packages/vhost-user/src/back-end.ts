@@ -1,5 +1,6 @@
 import { GuestMemory } from '@node-vmm/hostmem'
 import { setNonBlocking } from '@node-vmm/libc'
+import { unlessAborted } from './aborts.ts'
 import { Channel, isHangUp } from './channel.ts'
 import { closeAll, signal } from './descriptor.ts'
 import type { VhostUserDevice } from './device.ts'
@@ -44,6 +45,12 @@ export interface BackEndOptions {
    * goes on. @default nobody is told
    */
   readonly onProblem?: ((problem: Error) => void) | undefined
+}
+
+/** How long to wait for an end. */
+export interface CloseOptions {
+  /** Gives the wait up, with the signal's reason; the end comes all the same, as `closed` tells. @default never */
+  readonly signal?: AbortSignal
 }
 
 /**
@@ -92,6 +99,7 @@ export class BackEndSession {
    *
    * @param fd a connected unix stream socket, the session's from now on.
    * @param device stays the caller's; its queues are the session's until `closed`.
+   * @throws LinuxError for what is no descriptor
    */
   constructor (fd: number, device: VhostUserDevice, options: BackEndOptions = {}) {
     this.#device = device
@@ -118,10 +126,15 @@ export class BackEndSession {
     return true
   }
 
-  /** Ends the session: stops all queues, drained, and hangs up. A message being served is finished first. @returns `closed` */
-  close (): Promise<Error | undefined> {
+  /**
+   * Ends the session: stops all queues, drained, and hangs up. A message being served is finished first.
+   *
+   * @returns what `closed` settles with
+   * @throws the signal's reason
+   */
+  close ({ signal }: CloseOptions = {}): Promise<Error | undefined> {
     this.#channel.close()
-    return this.closed
+    return unlessAborted(() => this.closed, signal)
   }
 
   /** The same as `close()`, for `await using`. */

@@ -23,16 +23,16 @@ export interface QueueSetup {
   readonly features: bigint
   /** Readable after the guest added buffers: an eventfd, a pipe or a socket; non-blocking. */
   readonly kickFd: number
-  /** To be written (8 bytes) when buffers were used; absent when the guest polls. */
+  /** To be written (8 bytes) when buffers were used. @default none: the guest polls */
   readonly callFd?: number
-  /** To be written (8 bytes) once, when the ring breaks. */
+  /** To be written (8 bytes) once, when the ring breaks. @default none: the front-end does not want to know */
   readonly errorFd?: number
   /**
-   * This queue's record of what is in flight, absent when the front-end keeps none: `inflightBytes` or more, zeros when
-   * it is new. What stands there may be of an earlier process that died, and is not to be trusted.
+   * This queue's record of what is in flight: `inflightBytes` or more, zeros when it is new. What stands there may be of an
+   * earlier process that died, and is not to be trusted. @default none: the front-end keeps none
    */
   readonly inflight?: HostSlice
-  /** The log of written pages; absent while none is kept. */
+  /** The log of written pages. @default none is kept */
   readonly log?: DirtyLogSetup
 }
 
@@ -43,8 +43,8 @@ export interface DirtyLogSetup {
   /** Its bytes: all of the guest's memory is covered. */
   readonly length: number
   /**
-   * Log writes to the used ring (packed: to the device area) as if it were at this guest address; absent when they are
-   * not to be logged. A packed ring's descriptors are guest memory as any other, at their own address.
+   * Log writes to the used ring (packed: to the device area) as if it were at this guest address. A packed ring's
+   * descriptors are guest memory as any other, at their own address. @default they are not logged
    */
   readonly usedAddress?: number
 }
@@ -59,9 +59,9 @@ export interface VhostUserDevice {
   readonly logsDirtyPages?: boolean
   /**
    * Bytes of one queue's record of what is in flight, a multiple of 64. What stands in it is the device's business;
-   * the specification has a layout ("Inflight I/O tracking"). A device without this method keeps no records, and what
-   * is in flight when its process dies may be lost.
+   * the specification has a layout ("Inflight I/O tracking").
    *
+   * @default no records are kept: what is in flight when the process dies may be lost
    * @param queueSize descriptors of the ring, 1 to 32768. @param features those that the guest's driver accepted.
    * @returns 0 when it keeps none with these features.
    */
@@ -69,18 +69,19 @@ export interface VhostUserDevice {
   /** The configuration space as it is now, up to 256 bytes. What is beyond its end reads as zeros. */
   getConfig (): Uint8Array
   /**
-   * A write to the configuration space; queues may be running. A device without this method refuses all.
+   * A write to the configuration space; queues may be running.
    *
+   * @default all are refused
    * @param live the front-end migrates the guest: read-only fields may be written too.
    * @returns false when the field is not writable, or the value not valid: nothing has changed then.
    */
   setConfig? (offset: number, data: Uint8Array, live: boolean): boolean | Promise<boolean>
-  /** The features that the guest's driver accepted: a subset of `features`. No queue runs; may come repeatedly. @throws to refuse them */
+  /** The features that the guest's driver accepted: a subset of `features`. No queue runs; may come repeatedly. @throws anything, to refuse them: the front-end is told as REPLY_ACK allows */
   setFeatures (features: bigint): void
   /**
    * Starts a queue. It must look at the ring at once: buffers may wait there whose kick was read by somebody else.
    *
-   * @throws when the queue cannot run: the ring is reported as broken to the front-end, and the session goes on.
+   * @throws anything when the queue cannot run: the ring is reported as broken to the front-end, and the session goes on.
    */
   startQueue (index: number, queue: QueueSetup): void | Promise<void>
   /**

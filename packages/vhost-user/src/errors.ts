@@ -24,6 +24,7 @@ export type VhostUserErrorCode =
 export class VhostUserError extends Error {
   static override readonly name = 'VhostUserError'
   override readonly name = 'VhostUserError'
+  /** Stable: programs may switch on it. */
   readonly code: VhostUserErrorCode
 
   constructor (code: VhostUserErrorCode, message: string, options?: ErrorOptions) {

@@ -35,6 +35,7 @@ export interface RequestInit {
 
 /** A region for records of what is in flight, and the file that it is in. */
 export interface InflightInit extends InflightDescription {
+  /** The file, a memfd mostly. */
   readonly fd: number
 }
 
@@ -56,6 +57,10 @@ export interface LogInit {
  * Descriptors that are passed stay the caller's, and may be closed when the call has ended. A reply that does not come
  * in time, does not match, or does not come at all closes the connection: it cannot be followed any further. A back-end
  * that hangs up is noticed at any time: see `closed`. An idle connection does not keep the process alive.
+ *
+ * Every request rejects with VhostUserError: ERR_VHOST_USER_REFUSED; or, for good, ERR_VHOST_USER_CLOSED,
+ * ERR_VHOST_USER_TIMEOUT, ERR_VHOST_USER_PROTOCOL; or with the reason of the connection's signal. Which feature a request
+ * needs is the specification's word ("Front-end message types"); it is not checked here.
  */
 export class FrontEnd {
   /** Settles when the connection is over: undefined after `close`, else why, `ERR_VHOST_USER_CLOSED` after a hang-up. Never rejects. */
@@ -71,7 +76,7 @@ export class FrontEnd {
   #failure: unknown
   #settle!: (failure: Error | undefined) => void
 
-  /** @param fd a connected unix stream socket, the front-end's from now on */
+  /** @param fd a connected unix stream socket, the front-end's from now on. @throws LinuxError for what is no descriptor */
   constructor (fd: number, options: FrontEndOptions = {}) {
     this.#timeout = options.timeout ?? 10_000
     this.#onMessage = options.onMessage
@@ -86,7 +91,12 @@ export class FrontEnd {
     else this.#signal?.addEventListener('abort', this.#onAbort)
   }
 
-  /** Connects to a back-end that listens on a path. @throws LinuxError such as ENOENT, ECONNREFUSED */
+  /**
+   * Connects to a back-end that listens on a path, up to 107 bytes (`unix(7)`).
+   *
+   * @throws LinuxError such as ENOENT, ECONNREFUSED, EAGAIN for one that has too many waiting; RangeError for a path that is
+   * too long
+   */
   static connect (path: string, options: FrontEndOptions = {}): FrontEnd {
     const fd = unixSocket({ nonBlocking: true })
     try {
@@ -115,12 +125,12 @@ export class FrontEnd {
 
   // Negotiation
 
-  /** The virtio features offered, with the transport's: see `TransportFeature`. */
+  /** The virtio features offered, with the transport's: see `TransportFeature`. GET_FEATURES. */
   async getFeatures (): Promise<bigint> {
     return await this.#get(FrontEndRequest.GET_FEATURES, decodeU64)
   }
 
-  /** Accepts virtio features. With `TransportFeature.PROTOCOL_FEATURES` rings start disabled. */
+  /** Accepts virtio features. With `TransportFeature.PROTOCOL_FEATURES` rings start disabled. SET_FEATURES. */
   async setFeatures (features: bigint): Promise<void> {
     await this.tell(FrontEndRequest.SET_FEATURES, { payload: encodeU64(features) })
   }
@@ -130,7 +140,7 @@ export class FrontEnd {
     return await this.#get(FrontEndRequest.GET_PROTOCOL_FEATURES, decodeU64)
   }
 
-  /** Accepts protocol features, of those offered. With REPLY_ACK each later request waits for its success. */
+  /** Accepts protocol features, of those offered. With REPLY_ACK each later request waits for its success. SET_PROTOCOL_FEATURES. */
   async setProtocolFeatures (features: bigint): Promise<void> {
     await this.tell(FrontEndRequest.SET_PROTOCOL_FEATURES, { payload: encodeU64(features) })
     this.#protocolFeatures = features
@@ -141,44 +151,44 @@ export class FrontEnd {
     await this.tell(FrontEndRequest.SET_OWNER)
   }
 
-  /** How many queues the device has at most. Needs MQ. */
+  /** How many queues the device has at most. GET_QUEUE_NUM. Needs MQ. */
   async getQueueNum (): Promise<number> {
     return Number(await this.#get(FrontEndRequest.GET_QUEUE_NUM, decodeU64))
   }
 
-  /** Resets the device: rings stopped, features forgotten. Needs RESET_DEVICE. */
+  /** Resets the device: rings stopped, features forgotten. RESET_DEVICE, where that is agreed. */
   async resetDevice (): Promise<void> {
     await this.tell(FrontEndRequest.RESET_DEVICE)
   }
 
-  /** The device status (virtio 1.2, 2.1), 8 bits. Needs STATUS, as the next one. */
+  /** The device status (virtio 1.2, 2.1), 8 bits. GET_STATUS. Needs STATUS, as the next one. */
   async getStatus (): Promise<number> {
     return Number(await this.#get(FrontEndRequest.GET_STATUS, decodeU64))
   }
 
-  /** Sets the device status; 0 stops all rings, and forgets them and the features. */
+  /** Sets the device status; 0 stops all rings, and forgets them and the features. SET_STATUS. */
   async setStatus (status: number): Promise<void> {
     await this.tell(FrontEndRequest.SET_STATUS, { payload: encodeU64(BigInt(status)) })
   }
 
   // Memory
 
-  /** Replaces the whole memory table, 8 regions at most with most back-ends. */
+  /** Replaces the whole memory table, 8 regions at most with most back-ends. SET_MEM_TABLE. */
   async setMemTable (regions: readonly RegionInit[]): Promise<void> {
     await this.tell(FrontEndRequest.SET_MEM_TABLE, { payload: encodeMemoryTable(regions.map(describe)), fds: regions.map(({ fd }) => fd) })
   }
 
-  /** How many memory regions there may be. Needs CONFIGURE_MEM_SLOTS, as the next two. */
+  /** How many memory regions there may be. GET_MAX_MEM_SLOTS. Needs CONFIGURE_MEM_SLOTS, as the next two. */
   async getMaxMemSlots (): Promise<number> {
     return Number(await this.#get(FrontEndRequest.GET_MAX_MEM_SLOTS, decodeU64))
   }
 
-  /** Shares one more region of memory. ADD_MEM_REG, where CONFIGURE_MEM_SLOTS is agreed. */
+  /** Shares one more region of memory. ADD_MEM_REG. */
   async addMemReg (region: RegionInit): Promise<void> {
     await this.tell(FrontEndRequest.ADD_MEM_REG, { payload: encodeRegion(describe(region)), fds: [region.fd] })
   }
 
-  /** Removes the region with this guest address, user address and size. */
+  /** Removes the region with this guest address, user address and size. REM_MEM_REG. */
   async remMemReg (region: Omit<RegionInit, 'fd'>): Promise<void> {
     await this.tell(FrontEndRequest.REM_MEM_REG, { payload: encodeRegion(describe(region)) })
   }
@@ -187,8 +197,9 @@ export class FrontEnd {
 
   /**
    * A region in which the back-end keeps what it has in flight, zeroed, to be kept beyond its end. Needs INFLIGHT_SHMFD,
-   * as the next one.
+   * as the next one. GET_INFLIGHT_FD.
    *
+   * @param queueSize descriptors of the largest ring, 1 to 32768.
    * @returns the region, its file the caller's to close; undefined when the device keeps none
    */
   async getInflightFd (queues: number, queueSize: number): Promise<InflightInit | undefined> {
@@ -206,14 +217,14 @@ export class FrontEnd {
     })
   }
 
-  /** Gives the region to the back-end, which uses it from the next start of each ring: a new one, or one that died left. */
+  /** Gives the region to the back-end, which uses it from the next start of each ring: a new one, or one that died left. SET_INFLIGHT_FD. */
   async setInflightFd (inflight: InflightInit): Promise<void> {
     await this.tell(FrontEndRequest.SET_INFLIGHT_FD, { payload: encodeInflight(inflight), fds: [inflight.fd] })
   }
 
   /**
    * Where the back-end is to log the pages it writes, while `TransportFeature.LOG_ALL` is set; once this has ended it
-   * writes no other log any more. Needs LOG_SHMFD.
+   * writes no other log any more. SET_LOG_BASE. Needs LOG_SHMFD.
    */
   async setLogBase ({ fd, size, offset = 0 }: LogInit): Promise<void> {
     const request = { payload: encodeLog({ size, offset }), fds: [fd] }
@@ -228,22 +239,22 @@ export class FrontEnd {
 
   // Rings
 
-  /** A ring's size: descriptors. */
+  /** A ring's size: descriptors, 1 to 32768, a power of two where it is split. SET_VRING_NUM. */
   async setVringNum (index: number, size: number): Promise<void> {
     await this.tell(FrontEndRequest.SET_VRING_NUM, { payload: encodeVringState({ index, num: size }) })
   }
 
-  /** Where a ring's three parts are: user addresses, in memory regions that the back-end was given. */
+  /** Where a ring's three parts are: user addresses, in memory regions that the back-end was given. SET_VRING_ADDR. */
   async setVringAddr (index: number, addresses: Omit<VringAddress, 'index'>): Promise<void> {
     await this.tell(FrontEndRequest.SET_VRING_ADDR, { payload: encodeVringAddress({ index, ...addresses }) })
   }
 
-  /** Where the back-end is to begin: the next index of the available ring, or the four numbers of a packed ring, as `QueueSetup.base`. */
+  /** Where the back-end is to begin: the next index of the available ring, or the four numbers of a packed ring, as `QueueSetup.base`. SET_VRING_BASE. */
   async setVringBase (index: number, base: number): Promise<void> {
     await this.tell(FrontEndRequest.SET_VRING_BASE, { payload: encodeVringState({ index, num: base }) })
   }
 
-  /** Stops a ring, drained. @returns where the back-end would have gone on, as in `setVringBase` */
+  /** Stops a ring, drained. GET_VRING_BASE. @returns where the back-end would have gone on, as in `setVringBase` */
   async getVringBase (index: number): Promise<number> {
     return await this.#get(FrontEndRequest.GET_VRING_BASE, (payload) => {
       const state = decodeVringState(payload)
@@ -252,22 +263,22 @@ export class FrontEnd {
     }, { payload: encodeVringState({ index, num: 0 }) })
   }
 
-  /** The descriptor that announces buffers to the back-end; undefined asks it to poll. */
+  /** The descriptor that announces buffers to the back-end; undefined asks it to poll. SET_VRING_KICK. */
   async setVringKick (index: number, fd: number | undefined): Promise<void> {
     await this.#passVringDescriptor(FrontEndRequest.SET_VRING_KICK, index, fd)
   }
 
-  /** The descriptor that announces used buffers; undefined when they are polled for. */
+  /** The descriptor that announces used buffers; undefined when they are polled for. SET_VRING_CALL. */
   async setVringCall (index: number, fd: number | undefined): Promise<void> {
     await this.#passVringDescriptor(FrontEndRequest.SET_VRING_CALL, index, fd)
   }
 
-  /** The descriptor that announces a broken ring. */
+  /** The descriptor that announces a broken ring; undefined for none. SET_VRING_ERR. */
   async setVringErr (index: number, fd: number | undefined): Promise<void> {
     await this.#passVringDescriptor(FrontEndRequest.SET_VRING_ERR, index, fd)
   }
 
-  /** Enables or disables a ring. Needs PROTOCOL_FEATURES among the virtio features. */
+  /** Enables or disables a ring. SET_VRING_ENABLE. Needs PROTOCOL_FEATURES among the virtio features. */
   async setVringEnable (index: number, isEnabled: boolean): Promise<void> {
     await this.tell(FrontEndRequest.SET_VRING_ENABLE, { payload: encodeVringState({ index, num: Number(isEnabled) }) })
   }
@@ -281,7 +292,12 @@ export class FrontEnd {
 
   // Configuration
 
-  /** Bytes of the configuration space. Needs CONFIG, as the next one. */
+  /**
+   * Bytes of the configuration space. GET_CONFIG. Needs CONFIG, as the next one.
+   *
+   * @param offset 0 to 255. @default 0
+   * @param size bytes, 1 or more. @default up to the end, `CONFIG_BYTES_MAX`
+   */
   async getConfig (offset = 0, size: number = CONFIG_BYTES_MAX - offset): Promise<Uint8Array> {
     const request = encodeConfig({ offset, size, flags: 0, data: new Uint8Array(size) })
     const data = await this.#get(FrontEndRequest.GET_CONFIG, (payload) => {
@@ -294,13 +310,13 @@ export class FrontEnd {
     return data
   }
 
-  /** Writes to the configuration space. @param live as part of a migration: read-only fields too */
+  /** Writes to the configuration space. SET_CONFIG. @param live as part of a migration: read-only fields too. @default false */
   async setConfig (offset: number, data: Uint8Array, live = false): Promise<void> {
     const range = { offset, size: data.length, flags: Number(live), data }
     await this.tell(FrontEndRequest.SET_CONFIG, { payload: encodeConfig(range) })
   }
 
-  /** Gives the back-end a channel of its own, on which it announces changes of the configuration space. Needs BACKEND_REQ. */
+  /** Gives the back-end a channel of its own, on which it announces changes of the configuration space. SET_BACKEND_REQ_FD. Needs BACKEND_REQ. @throws LinuxError such as EMFILE, too */
   async setBackendReqFd (onConfigChange: () => void): Promise<void> {
     const [ours, theirs] = unixSocketPair()
     const channel = new Channel(ours, { nameOf: backEndRequestName, onMessage: this.#onMessage })
@@ -340,7 +356,7 @@ export class FrontEnd {
     return await this.#inTurn(() => this.#askNow(request, 0, init))
   }
 
-  /** Sends a request that has none, and waits for its success where REPLY_ACK is agreed. @throws VhostUserError when it was refused */
+  /** Sends a request that has none, and waits for its success where REPLY_ACK is agreed. */
   async tell (request: number, init: RequestInit = {}): Promise<void> {
     await this.#inTurn(async () => {
       if (this.#needReply === 0) return await this.send(request, 0, init)
@@ -350,12 +366,18 @@ export class FrontEnd {
     })
   }
 
-  /** Sends any message at once, for tests of a back-end: nothing is checked, nothing waited for. @param flags header flags, without the version */
+  /**
+   * Sends any message at once, for tests of a back-end: nothing is checked, and no answer
+   * waited for.
+   *
+   * @param flags header flags, without the version
+   * @throws LinuxError such as EPIPE; VhostUserError ERR_VHOST_USER_CLOSED
+   */
   async send (request: number, flags: number, { payload = NOTHING, fds = [] }: RequestInit = {}): Promise<void> {
     await this.#channel.send(request, flags, payload, fds)
   }
 
-  /** Waits for any message, for tests of a back-end. @returns undefined when the back-end hung up */
+  /** Waits for any message, for tests of a back-end. @returns undefined when the back-end hung up. @throws VhostUserError ERR_VHOST_USER_PROTOCOL; LinuxError */
   async receive (): Promise<Message | undefined> {
     return await this.#channel.receive()
   }

@@ -3,7 +3,8 @@ import {
   accept, bindUnix, connectUnix, errno, isListening, LinuxError, listen as listenOn, setNonBlocking, unixSocket, type Watch,
   watchReadable
 } from '@node-vmm/libc'
-import { type BackEndOptions, BackEndSession } from './back-end.ts'
+import { unlessAborted } from './aborts.ts'
+import { type BackEndOptions, BackEndSession, type CloseOptions } from './back-end.ts'
 import type { VhostUserDevice } from './device.ts'
 import { asError, isAbandonment, VhostUserError } from './errors.ts'
 
@@ -17,9 +18,12 @@ const GREETING_MS = 5000
 export interface ListenOptions extends BackEndOptions {
   /** The device that each front-end gets, one after the other. */
   readonly device: VhostUserDevice
-  /** The socket's path, up to 107 bytes. Give this or `fd`. */
+  /** The socket's path, up to 107 bytes (`unix(7)`). Give this or `fd`. @default none */
   readonly path?: string
-  /** A unix stream socket that somebody else opened: one that listens, or one that is connected, which is served once. */
+  /**
+   * A unix stream socket that somebody else opened: one that listens, or one that is connected, which is served once. The
+   * listener's from now on. @default none
+   */
   readonly fd?: number
   /** Permissions of the socket file; whoever may write it may connect. @default 0o600 */
   readonly mode?: number
@@ -31,9 +35,11 @@ export interface ListenOptions extends BackEndOptions {
   readonly onSessionEnd?: ((failure: Error | undefined) => void) | undefined
 }
 
-/** A user and a group. */
+/** A user and a group, by their numbers: see `chown(2)`. */
 export interface SocketOwner {
+  /** @default this process's user */
   readonly uid?: number
+  /** @default this process's group */
   readonly gid?: number
 }
 
@@ -75,12 +81,17 @@ export class Listener {
     return this.#session?.notifyConfigChange() ?? false
   }
 
-  /** Ends the session, if there is one, with its queues drained, and removes the socket. @returns `closed` */
-  close (): Promise<Error | undefined> {
+  /**
+   * Ends the session, if there is one, with its queues drained, and removes the socket.
+   *
+   * @returns what `closed` settles with
+   * @throws the signal's reason
+   */
+  close ({ signal }: CloseOptions = {}): Promise<Error | undefined> {
     this.#stopListening()
     if (this.#session === undefined) this.#settle(undefined)
     else void this.#session.close()
-    return this.closed
+    return unlessAborted(() => this.closed, signal)
   }
 
   /** The same as `close()`, for `await using`. */
@@ -147,7 +158,8 @@ export class Listener {
  * not do that any more, `onProblem` is told and the file stays.
  *
  * @throws VhostUserError ERR_VHOST_USER_ADDRESS when somebody listens there, a file that is no socket is there, or this
- * process may not give the socket to `owner`; LinuxError; RangeError for a path that is too long
+ * process may not give the socket to `owner`; LinuxError; RangeError for a path that is too long; TypeError for both a
+ * path and an fd, or neither
  */
 export function listen (options: ListenOptions): Listener {
   const { path, fd, mode = 0o600, owner = {} } = options
@@ -176,7 +188,14 @@ export class ListeningSocket {
     return new ListeningSocket(fd)
   }
 
-  /** Listens on a path, as {@link listen} does, with its errors. */
+  /**
+   * Listens on a path, as {@link listen} does.
+   *
+   * @param path up to 107 bytes
+   * @param mode permissions of the file. @default 0o600
+   * @param owner of the file. @default this process's user and group
+   * @throws VhostUserError ERR_VHOST_USER_ADDRESS; LinuxError; RangeError for a path that is too long
+   */
   static bind (path: string, mode = 0o600, owner: SocketOwner = {}): ListeningSocket {
     const fd = unixSocket({ nonBlocking: true })
     try {
@@ -194,11 +213,20 @@ export class ListeningSocket {
     }
   }
 
-  /** Closes it and removes its file, but for one that another server has taken the path over with. @throws Error of the file system */
+  /**
+   * Closes it and removes its file, but for one that another server has taken the path over with. Once only.
+   *
+   * @throws Node's error where the file cannot be removed: the socket is closed then
+   */
   close (): void {
     closeSync(this.fd)
     if (this.#path === undefined) return
     if (status(this.#path)?.ino === this.#inode) remove(this.#path)
+  }
+
+  /** The same as `close()`, for `using`. */
+  [Symbol.dispose] (): void {
+    this.close()
   }
 }
 

@@ -1,9 +1,8 @@
 import { violation } from './errors.ts'
 
-// The header, the request codes and the limits of docs/interop/vhost-user.rst (QEMU), "Message Specification".
 // Numbers are in native byte order: little-endian on both processors that these packages run on.
 
-/** Bytes of a message's header: request, flags and size, 32 bits each. */
+/** Bytes of a message's header: request, flags and size, 32 bits each (vhost-user, "Message Specification", "Header"). */
 export const HEADER_BYTES = 12
 /** The largest payload taken. The specification names no limit; its largest message has 264 bytes. */
 export const PAYLOAD_BYTES_MAX = 4096
@@ -119,8 +118,11 @@ export function backEndRequestName (request: number): string {
 export interface Message {
   /** A code of `FrontEndRequest` or, on the back-end's own channel, of `BackEndRequest`. */
   readonly request: number
+  /** Whether it answers one ({@link FLAG_REPLY}). */
   readonly isReply: boolean
+  /** Whether its success or failure is to be answered ({@link FLAG_NEED_REPLY}). */
   readonly needsReply: boolean
+  /** Up to `PAYLOAD_BYTES_MAX` bytes. */
   readonly payload: Uint8Array
   /** The descriptors that came along. Whoever uses one takes it out; what is left here is closed. */
   readonly fds: number[]
@@ -132,7 +134,7 @@ export type Header = Pick<Message, 'request' | 'isReply' | 'needsReply'> & {
   readonly size: number
 }
 
-/** @throws VhostUserError when what follows cannot be found: another version, or a size beyond `PAYLOAD_BYTES_MAX` */
+/** @throws VhostUserError ERR_VHOST_USER_PROTOCOL when what follows cannot be found: another version, or a size beyond `PAYLOAD_BYTES_MAX` */
 export function decodeHeader (bytes: Uint8Array): Header {
   const view = new DataView(bytes.buffer, bytes.byteOffset, HEADER_BYTES)
   const [request, flags, size] = [view.getUint32(0, true), view.getUint32(4, true), view.getUint32(8, true)]

@@ -28,15 +28,21 @@ export const VRING_FLAG_LOG = 1
 
 /** "A vring state description": a ring's index, and its size, its base or whether it is enabled. */
 export interface VringState {
+  /** The ring, from 0. */
   readonly index: number
+  /** What the request makes of it, 32 bits. */
   readonly num: number
 }
 
 /** "A vring address description". Addresses are the front-end's own (user addresses). */
 export interface VringAddress {
+  /** The ring, from 0. */
   readonly index: number
+  /** Descriptor table, a multiple of 16; packed: descriptor ring. */
   readonly descriptor: number
+  /** Available ring, a multiple of 2; packed: driver area, of 4. */
   readonly available: number
+  /** Used ring, a multiple of 4; packed: device area. */
   readonly used: number
   /** `VRING_FLAG_LOG`, or 0. @default 0 */
   readonly flags?: number
@@ -46,6 +52,7 @@ export interface VringAddress {
 
 /** One region of "Memory regions description". */
 export interface RegionDescription {
+  /** Guest address of its first byte. */
   readonly guestAddress: number
   /** Bytes. */
   readonly size: number
@@ -77,6 +84,7 @@ export interface InflightDescription {
 
 /** "Virtio device config space": a range and, where it goes along, its bytes. */
 export interface ConfigRange {
+  /** Its first byte in the configuration space. */
   readonly offset: number
   /** Bytes. */
   readonly size: number
@@ -88,11 +96,13 @@ export interface ConfigRange {
 
 /** The ring that a descriptor is for, and whether one comes along. */
 export interface VringDescriptor {
+  /** The ring, 0 to 255. */
   readonly index: number
+  /** Whether a descriptor comes along. */
   readonly hasFd: boolean
 }
 
-/** A request without payload. @throws VhostUserError for any, as all decoders here do for another size */
+/** A request without payload. @throws VhostUserError ERR_VHOST_USER_REFUSED for any, as all decoders here do for another size, and for what is no address */
 export function decodeNothing (payload: Uint8Array): undefined {
   view(payload, 0)
 }
@@ -104,7 +114,7 @@ export function encodeU64 (value: bigint): Uint8Array {
   return bytes
 }
 
-/** See `encodeU64`. */
+/** See `encodeU64`. @throws VhostUserError ERR_VHOST_USER_REFUSED */
 export function decodeU64 (payload: Uint8Array): bigint {
   return view(payload, 8).getBigUint64(0, true)
 }
@@ -118,7 +128,7 @@ export function encodeVringState ({ index, num }: VringState): Uint8Array {
   return bytes
 }
 
-/** See `VringState`. */
+/** See `VringState`. @throws VhostUserError ERR_VHOST_USER_REFUSED */
 export function decodeVringState (payload: Uint8Array): VringState {
   const from = view(payload, 8)
   return { index: from.getUint32(0, true), num: from.getUint32(4, true) }
@@ -129,7 +139,7 @@ export function encodeVringDescriptor ({ index, hasFd }: VringDescriptor): Uint8
   return encodeU64(BigInt(index) | (hasFd ? 0n : VRING_NO_FD))
 }
 
-/** See `encodeVringDescriptor`. */
+/** See `encodeVringDescriptor`. @throws VhostUserError ERR_VHOST_USER_REFUSED */
 export function decodeVringDescriptor (payload: Uint8Array): VringDescriptor {
   const value = decodeU64(payload)
   if ((value & ~(VRING_INDEX_MASK | VRING_NO_FD)) !== 0n) throw refused(`0x${value.toString(16)} is no ring index: it has 8 bits`)
@@ -147,7 +157,7 @@ export function encodeVringAddress ({ index, descriptor, available, used, flags 
   return bytes
 }
 
-/** See `VringAddress`. */
+/** See `VringAddress`. @throws VhostUserError ERR_VHOST_USER_REFUSED */
 export function decodeVringAddress (payload: Uint8Array): Required<VringAddress> {
   const from = view(payload, 40)
   return {
@@ -170,7 +180,7 @@ export function encodeMemoryTable (regions: readonly RegionDescription[]): Uint8
   return bytes
 }
 
-/** The regions of a table. Room for more of them may follow, unused: some front-ends send their whole array. */
+/** The regions of a table. Room for more of them may follow, unused: some front-ends send their whole array. @throws VhostUserError ERR_VHOST_USER_REFUSED */
 export function decodeMemoryTable (payload: Uint8Array): RegionDescription[] {
   if (payload.length < TABLE_HEADER_BYTES) throw wrongSize(payload, `${TABLE_HEADER_BYTES} or more`)
   const from = new DataView(payload.buffer, payload.byteOffset, payload.length)
@@ -188,7 +198,7 @@ export function encodeRegion (region: RegionDescription): Uint8Array {
   return bytes
 }
 
-/** See `encodeRegion`. */
+/** See `encodeRegion`. @throws VhostUserError ERR_VHOST_USER_REFUSED */
 export function decodeRegion (payload: Uint8Array): RegionDescription {
   return getRegion(view(payload, 8 + REGION_BYTES), 8)
 }
@@ -202,13 +212,13 @@ export function encodeLog ({ size, offset }: LogDescription): Uint8Array {
   return bytes
 }
 
-/** See `LogDescription`. */
+/** See `LogDescription`. @throws VhostUserError ERR_VHOST_USER_REFUSED */
 export function decodeLog (payload: Uint8Array): LogDescription {
   const from = view(payload, LOG_BYTES)
   return { size: address(from, 0), offset: address(from, 8) }
 }
 
-/** See `InflightDescription`. @param length bytes of the payload: 24, or 20 for a peer that sent as many */
+/** See `InflightDescription`. @param length bytes of the payload: 24, or 20 for a peer that sent as many. @default 24 */
 export function encodeInflight ({ size, offset, queues, queueSize }: InflightDescription, length: number = INFLIGHT_BYTES): Uint8Array {
   const bytes = new Uint8Array(length === INFLIGHT_BYTES_PACKED ? INFLIGHT_BYTES_PACKED : INFLIGHT_BYTES)
   const out = new DataView(bytes.buffer)
@@ -219,7 +229,7 @@ export function encodeInflight ({ size, offset, queues, queueSize }: InflightDes
   return bytes
 }
 
-/** See `InflightDescription`: 24 bytes, or 20. */
+/** See `InflightDescription`: 24 bytes, or 20. @throws VhostUserError ERR_VHOST_USER_REFUSED */
 export function decodeInflight (payload: Uint8Array): InflightDescription {
   const from = view(payload, payload.length === INFLIGHT_BYTES_PACKED ? INFLIGHT_BYTES_PACKED : INFLIGHT_BYTES)
   return { size: address(from, 0), offset: address(from, 8), queues: from.getUint16(16, true), queueSize: from.getUint16(18, true) }
@@ -236,7 +246,7 @@ export function encodeConfig ({ offset, size, flags, data }: ConfigRange): Uint8
   return bytes
 }
 
-/** A range within `CONFIG_BYTES_MAX`, of 1 or more bytes, all of which are there. */
+/** A range within `CONFIG_BYTES_MAX`, of 1 or more bytes, all of which are there. @throws VhostUserError ERR_VHOST_USER_REFUSED */
 export function decodeConfig (payload: Uint8Array): ConfigRange {
   if (payload.length < CONFIG_HEADER_BYTES) throw wrongSize(payload, `${CONFIG_HEADER_BYTES} or more`)
   const from = new DataView(payload.buffer, payload.byteOffset, payload.length)

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { bindUnix, close, listen as listenOn, unixSocket, unixSocketPair } from '@node-vmm/libc'
 import { test } from 'uvu'
-import { FrontEnd, listen } from '../src/index.ts'
+import { FrontEnd, listen, ListeningSocket } from '../src/index.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { Eventfds, guestMemory, openDescriptors, RecordingDevice, ringAddresses } from './support/session.ts'
 
@@ -180,6 +180,37 @@ test('close drains the running session', async () => {
   front.close()
   fds.close()
   ram.close()
+})
+
+test('a signal ends the wait of a close, which goes on', async () => {
+  const device = new RecordingDevice()
+  let letGo = (): void => {}
+  const released = new Promise<void>((resolve) => { letGo = resolve })
+  device.reset = () => released as unknown as void
+  const path = newPath()
+  const listener = listen({ path, device })
+  const front = FrontEnd.connect(path)
+  await front.getFeatures()
+  const session = listener.session!
+  const before = AbortSignal.abort(new Error('before'))
+  await assert.rejects(listener.close({ signal: before }), /before/)
+  await assert.rejects(session.close({ signal: before }), /before/)
+  const abort = new AbortController()
+  const waiting = [listener, session].map((each) => assert.rejects(each.close({ signal: abort.signal }), /during/))
+  abort.abort(new Error('during'))
+  await Promise.all(waiting)
+  letGo()
+  assert.equal(await listener.closed, undefined)
+  assert.equal(await session.close({ signal: new AbortController().signal }), undefined)
+  front.close()
+})
+
+test('a listening socket can be disposed of', () => {
+  const path = newPath()
+  const socket = ListeningSocket.bind(path)
+  assert.equal(existsSync(path), true)
+  socket[Symbol.dispose]()
+  assert.equal(existsSync(path), false)
 })
 
 test('a device that does not give its queues back ends the listener', async () => {

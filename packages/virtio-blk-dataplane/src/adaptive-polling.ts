@@ -1,4 +1,4 @@
-import { monotonicTime, NativeMemory } from '@node-vmm/libc'
+import { type Clock, monotonicClock } from './clock.ts'
 
 /** Where polling begins, in microseconds. */
 const START = 4
@@ -9,17 +9,6 @@ const DURATION = 0
 const DEADLINE = 1
 const ASLEEP = 2
 const NOW = 3
-
-/** Stores the time, in microseconds. */
-export type Clock = (times: Float64Array, at: number) => void
-
-function monotonicClock (): Clock {
-  const { address, u32 } = new NativeMemory(16)
-  return (times, at) => {
-    monotonicTime(address)
-    times[at] = u32[0]! * 1e6 + u32[2]! / 1e3
-  }
-}
 
 /**
  * How long to look at the rings before sleeping, learnt as QEMU's AioContext learns it (`aio_poll`): as long as sleeps

@@ -14,15 +14,17 @@ export const SEGMENTS_MAX = 126
 /** Sectors of one discard or write-zeroes segment, at most: 1 GiB. */
 export const RANGE_SECTORS_MAX = 0x200000
 
-/** What a guest may know of its disk. */
+/** What a guest may know of its disk: virtio 1.2, 5.2.4. */
 export interface BlockGeometry {
   /** Sectors of 512 bytes. */
   readonly sectors: number
+  /** Writes fail (VIRTIO_BLK_F_RO). */
   readonly readOnly: boolean
   /** Bytes of a logical block: requests are multiples of it. */
   readonly blockSize: number
   /** Bytes that are best read and written as a whole, a multiple of `blockSize`. */
   readonly physicalBlockSize: number
+  /** Request queues, 1 or more (VIRTIO_BLK_F_MQ). */
   readonly queues: number
   /** The cache is written back at a flush; otherwise every write is stable when it completes. */
   readonly writeback: boolean
@@ -32,7 +34,9 @@ export interface BlockGeometry {
   readonly flushes?: boolean
   /** The disk can discard. @default true */
   readonly discards?: boolean
+  /** Packed rings are offered (VIRTIO_F_RING_PACKED). */
   readonly packed: boolean
+  /** Requests are given back in order where the driver wants it (VIRTIO_F_IN_ORDER). */
   readonly inOrder: boolean
 }
 

@@ -11,8 +11,10 @@ import {
   VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_BARRIER, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
   VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES
 } from '@node-vmm/virtio-blk'
-import { BYTES_READ, BYTES_WRITTEN, ERRORS, INTERRUPTS, KICKS, REQUESTS } from './statistics.ts'
-import type { Tracer } from './trace.ts'
+import { monotonicClock } from './clock.ts'
+import { LatencyRecorder } from './latency.ts'
+import { BYTES_READ, BYTES_WRITTEN, ERRORS, INTERRUPTS, KICKS, LATENCIES, MEASURES, REQUESTS } from './statistics.ts'
+import type { TraceWriter } from './trace-ring.ts'
 
 // The hot path: kick, pop, parse, submit, complete, push, call. Its invariants:
 // - A request is known by its chain's head, unique while in flight (the ring refuses the same head twice): its slot in
@@ -20,6 +22,7 @@ import type { Tracer } from './trace.ts'
 // - Nothing of guest memory is read twice: the chain and the header are copied, then judged.
 // - Nothing is allocated for a request.
 // - One submission a batch, one look at the guest's wish for an interrupt a batch.
+// - The clock is looked at once a batch, and again when something of it is complete; not where nobody measures or traces.
 // - A batch is counted in by the gate before it is popped: whoever drains sees all of it or nothing.
 
 const WINDOW_MASK = WINDOW_BYTES - 1
@@ -47,7 +50,7 @@ export interface BlockQueueInit {
   readonly call: EventNotifier | undefined
   /** The ring is broken: called once. */
   readonly onFault: (fault: VringFault) => void
-  readonly tracer: Tracer | undefined
+  readonly trace: TraceWriter | undefined
   /** Marks what is written to guest memory, for a migration. */
   readonly log: DirtyLog | undefined
   /** The driver has no way to flush: every write is stable when it completes, whatever the disk's mode. */
@@ -60,7 +63,7 @@ export class BlockQueue {
   readonly ioq: IoQueue
   /** Interrupts the guest; undefined where it polls. May be replaced while the queue runs. */
   call: EventNotifier | undefined
-  tracer: Tracer | undefined
+  trace: TraceWriter | undefined
   /** Set to pop no more: what is in flight is completed. */
   stopping = false
 
@@ -69,6 +72,12 @@ export class BlockQueue {
   readonly #disk: ServedDisk
   readonly #gate: Gate
   readonly #counters: Float64Array
+  readonly #latency: LatencyRecorder
+  /** Requests are timed. */
+  #measures = false
+  readonly #clock = monotonicClock()
+  /** The time, in microseconds, as of the last look. */
+  readonly #now = new Float64Array(1)
   readonly #onFault: (fault: VringFault) => void
   #faultReported = false
   /** The guest was asked to kick since the ring was last looked at. */
@@ -97,15 +106,16 @@ export class BlockQueue {
   readonly #toGuest: Uint8Array
 
   constructor (init: BlockQueueInit) {
-    const { index, memory, vring, disk, engine, gate, counters, call, onFault, tracer, log, alwaysWriteThrough } = init
+    const { index, memory, vring, disk, engine, gate, counters, call, onFault, trace, log, alwaysWriteThrough } = init
     this.index = index
     this.call = call
-    this.tracer = tracer
+    this.trace = trace
     this.#vring = vring
     this.#chain = new DescriptorChain(memory)
     this.#disk = disk
     this.#gate = gate
     this.#counters = counters
+    this.#latency = new LatencyRecorder(counters.subarray(LATENCIES), vring.size)
     this.#onFault = onFault
     this.#log = log
     this.#alwaysWriteThrough = alwaysWriteThrough
@@ -203,8 +213,20 @@ export class BlockQueue {
   #takeIn (batches: number): void {
     const vring = this.#vring
     vring.disableNotification()
+    this.#beginBatch()
     for (let budget = this.#batchSize(batches); budget > 0 && vring.pop(this.#chain) === 'chain'; budget--) this.#process(this.#chain)
     this.#reportFault()
+  }
+
+  #beginBatch (): void {
+    const measures = this.#counters[MEASURES] !== 0
+    if (measures !== this.#measures) this.#latency.forget()
+    this.#measures = measures
+    this.#lookAtClock()
+  }
+
+  #lookAtClock (): void {
+    if (this.#measures || this.trace !== undefined) this.#clock(this.#now, 0)
   }
 
   #reportFault (): void {
@@ -216,7 +238,8 @@ export class BlockQueue {
 
   #process (chain: DescriptorChain): void {
     const { head } = chain
-    if (this.tracer !== undefined) this.#traceProcess(chain)
+    if (this.#measures) this.#latency.begin(head, this.#now)
+    if (this.trace !== undefined) this.trace.processRequest(this.#now, this.index, head, chain.readableCount, chain.writableCount)
     if (chain.readableBytes < VIRTIO_BLK_HEADER_BYTES || chain.writableBytes < 1) {
       // Nowhere to say so: the ring itself is at fault, as QEMU holds too.
       this.#vring.break(`the chain of head ${head} has ${chain.readableBytes} bytes to read and ${chain.writableBytes} to write: ` +
@@ -359,7 +382,7 @@ export class BlockQueue {
     // It comes too late: what the guest has there now may be another's.
     if (this.#gate.isGivenUp) return
     if (this.#ranges.next(head, result)) return this.ioq.submit()
-    this.#completed++
+    if (this.#completed++ === 0) this.#lookAtClock()
     if (result >= 0) {
       const bytes = this.#bytes[head]!
       const toGuest = this.#toGuest[head] === 1
@@ -378,7 +401,8 @@ export class BlockQueue {
     this.#finished++
     this.#counters[REQUESTS]!++
     if (status !== VIRTIO_BLK_S_OK) this.#counters[ERRORS]!++
-    this.tracer?.({ name: 'virtio_blk_data_plane_complete_request', queue: this.index, head, result })
+    if (this.#measures) this.#latency.end(head, this.#now)
+    if (this.trace !== undefined) this.trace.completeRequest(this.#now, this.index, head, result)
   }
 
   /** Shows the guest what was finished, and interrupts it if it wants that. */
@@ -403,15 +427,5 @@ export class BlockQueue {
   #markWritten (log: DirtyLog, head: number): void {
     const ranges = this.#writable[head]!
     for (let at = 0; at < ranges.length; at += 2) log.mark(ranges[at]!, ranges[at + 1]!)
-  }
-
-  #traceProcess (chain: DescriptorChain): void {
-    this.tracer?.({
-      name: 'virtio_blk_data_plane_process_request',
-      queue: this.index,
-      readable: chain.readableCount,
-      writable: chain.writableCount,
-      head: chain.head
-    })
   }
 }

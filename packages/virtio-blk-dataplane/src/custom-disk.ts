@@ -30,25 +30,26 @@ export interface Disk {
    */
   read (offset: number, segments: Segments, signal: AbortSignal): void | Promise<void>
 
-  /** Takes the bytes of the segments, in order, as the disk's from `offset` on. The segments themselves are not to be changed. */
+  /** Takes the bytes of the segments, in order, as the disk's from `offset` on. The segments themselves are not to be changed. @default the disk is read-only */
   write? (offset: number, segments: Segments, signal: AbortSignal): void | Promise<void>
 
-  /** Makes stable every write that has completed. Absent: writes are stable when they complete. */
+  /** Makes stable every write that has completed. @default writes are stable when they complete */
   flush? (signal: AbortSignal): void | Promise<void>
 
-  /** The guest does not need these bytes any more: they may be anything. Absent: the feature is not offered. */
+  /** The guest does not need these bytes any more: they may be anything. @default the feature is not offered */
   discard? (offset: number, length: number, signal: AbortSignal): void | Promise<void>
 
   /**
-   * Makes these bytes zero. Absent, or where it says `ENOTSUP`: zeroes are written by {@link Disk.write}.
+   * Makes these bytes zero. Where it says `ENOTSUP`, zeroes are written by {@link Disk.write}.
    *
    * @param unmap the guest would like the storage to be freed as well
+   * @default zeroes are written by {@link Disk.write}
    */
   writeZeroes? (offset: number, length: number, unmap: boolean, signal: AbortSignal): void | Promise<void>
 
   /**
    * Called once, when the data plane closes: after the last request, unless requests were given up, whose signal has
-   * aborted. What it throws, the close of the data plane throws.
+   * aborted. What it throws, the close of the data plane throws. @default there is nothing to give back
    */
   close? (): void | Promise<void>
 }

@@ -1,27 +1,28 @@
 import { EventNotifier } from '@node-vmm/event-poll'
 import { exitNow } from '@node-vmm/libc'
-import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads'
+import { MessageChannel, type MessagePort } from 'node:worker_threads'
 import type { DiskFailure } from './disk-failures.ts'
 import { DataPlaneError, type DataPlaneErrorCode } from './errors.ts'
 import type { CommandName, Commands, PlainError, ThreadInit, FromThread, ToThread } from './messages.ts'
-import type { TraceEvent } from './trace.ts'
 import { VringError, type VringErrorCode, type VringFault } from '@node-vmm/vring'
 
 /** What happens in the thread by itself. */
 export interface ThreadEvents {
   onFault (queue: number, fault: VringFault): void
-  onTrace (event: TraceEvent): void
   /** A disk of the user's own failed. */
   onProblem (failure: DiskFailure): void
   /** The thread died: a fault of this software. */
   onDeath (error: DataPlaneError): void
 }
 
-/** What runs the loop: a Worker, or what stands in for one. */
+/** What runs the loop: a Worker, which others may use too, or what stands in for one. */
 export interface Runner {
   on (event: 'error', listener: (error: Error) => void): unknown
-  once (event: 'exit', listener: () => void): unknown
-  unref (): void
+  on (event: 'exit', listener: () => void): unknown
+  off (event: 'error', listener: (error: Error) => void): unknown
+  off (event: 'exit', listener: () => void): unknown
+  /** Nobody waits for it any more: it may be in a system call for ever. */
+  abandon (): void
 }
 
 interface Pending {
@@ -39,7 +40,7 @@ let exitHooked = false
 /** Threads that may never leave a system call: the runtime would wait for them for ever. */
 let abandoned = 0
 
-/** A data-plane thread as the control plane sees it: commands go in, answers and events come out. */
+/** A device's data-plane thread as the control plane sees it: commands go in, answers and events come out. */
 export class DataPlaneThread {
   /** Adds to this eventfd make the thread look at its commands and its rings. Usable from any thread of the process. */
   readonly wake = EventNotifier.create()
@@ -48,6 +49,9 @@ export class DataPlaneThread {
   readonly #events: ThreadEvents
   readonly #pending = new Map<number, Pending>()
   readonly #ended: Promise<void>
+  #end!: () => void
+  readonly #onError = (error: Error): void => this.#onDeath(error)
+  readonly #onExit = (): void => this.#onEnd()
   /** See `ThreadInit`. */
   readonly #done = new Int32Array(new SharedArrayBuffer(4))
   #nextId = 0
@@ -55,18 +59,16 @@ export class DataPlaneThread {
   #abandoned = false
   #death: DataPlaneError | undefined
 
-  /** @param launch makes what runs the loop. @default a thread of its own */
-  constructor (init: Omit<ThreadInit, 'port' | 'wakeFd' | 'done'>, events: ThreadEvents, launch: (init: ThreadInit) => Runner = launchWorker) {
+  /** @param launch makes what runs the loop, or joins it */
+  constructor (init: Omit<ThreadInit, 'port' | 'wakeFd' | 'done'>, events: ThreadEvents, launch: (init: ThreadInit) => Runner) {
     const { port1, port2 } = new MessageChannel()
     this.#port = port1
     this.#events = events
     this.#runner = launch({ ...init, port: port2, wakeFd: this.wake.fd, done: this.#done.buffer })
     port1.on('message', (message: FromThread) => this.#onMessage(message))
-    this.#runner.on('error', (error) => this.#onDeath(error))
-    this.#ended = new Promise((resolve) => this.#runner.once('exit', () => {
-      this.#onEnd()
-      resolve()
-    }))
+    this.#runner.on('error', this.#onError)
+    this.#runner.on('exit', this.#onExit)
+    this.#ended = new Promise((resolve) => { this.#end = resolve })
     live.add(this)
     hookExit()
   }
@@ -92,14 +94,14 @@ export class DataPlaneThread {
     })
   }
 
-  /** Ends the thread, whose queues are stopped, and waits for it. */
+  /** Ends the thread, whose queues are stopped, and waits for it; where others use it, for the device to have left it. */
   async exit (): Promise<void> {
     this.tellToExit()
     await this.#ended
     this.wake.close()
   }
 
-  /** Tells the thread to end, without waiting for it. */
+  /** The same without waiting. */
   tellToExit (): void {
     this.#exiting = true
     this.#port.postMessage('exit' satisfies ToThread)
@@ -114,7 +116,7 @@ export class DataPlaneThread {
     this.#abandoned = true
     this.rejectAll(error)
     this.#port.unref()
-    this.#runner.unref()
+    this.#runner.abandon()
     live.delete(this)
     abandoned++
     // Behind the handlers that others have by now, for no other runs after it.
@@ -139,7 +141,9 @@ export class DataPlaneThread {
       case 'failure': return this.#take(message.id)?.reject(asError(message.error))
       case 'fault': return this.#abandoned ? undefined : this.#events.onFault(message.queue, message.fault)
       case 'problem': return this.#events.onProblem(message.failure)
-      case 'trace': return this.#events.onTrace(message.event)
+      case 'death': return this.#onDeath(asError(message.error))
+      // With the last one the thread ends, which is told by itself.
+      case 'left': return message.isLast ? undefined : this.#onEnd()
     }
   }
 
@@ -159,8 +163,11 @@ export class DataPlaneThread {
 
   #onEnd (): void {
     if (!this.#exiting) this.#onDeath(new Error('it ended without being told to'))
+    this.#runner.off('error', this.#onError)
+    this.#runner.off('exit', this.#onExit)
     live.delete(this)
     this.#port.close()
+    this.#end()
   }
 }
 
@@ -169,14 +176,6 @@ function asError ({ name, message, code }: PlainError): Error {
   if (name === VringError.name) return new VringError(code as VringErrorCode, message)
   if (name === DataPlaneError.name) return new DataPlaneError(code as DataPlaneErrorCode, message)
   return Object.assign(new Error(message), { name, code })
-}
-
-function launchWorker (init: ThreadInit): Worker {
-  return new Worker(workerEntry(), { workerData: init, transferList: [init.port], name: 'virtio-blk-data-plane' })
-}
-
-function workerEntry (): URL {
-  return new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js', import.meta.url)
 }
 
 function hookExit (): void {

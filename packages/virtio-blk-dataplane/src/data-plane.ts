@@ -7,21 +7,25 @@ import { blockConfig, blockFeatures, type BlockGeometry } from './block-config.t
 import { isDiskModule } from './custom-disk.ts'
 import { DataPlaneThread, type Runner } from './data-plane-thread.ts'
 import type { DiskFailure } from './disk-failures.ts'
+import { DiskThread } from './disk-thread.ts'
 import type { ServedDisk } from './disk.ts'
 import { type EngineReport, probeEngine } from './engine.ts'
 import { AbandonedError, DataPlaneError } from './errors.ts'
 import { type Drainable, Gate, type WaitOptions } from './gate.ts'
 import { Image } from './image.ts'
+import { IoThread, launchOn } from './io-thread.ts'
 import { LocalRunner } from './local-runner.ts'
 import type { Medium } from './medium.ts'
 import type { ThreadInit } from './messages.ts'
-import { checkOptions, type DataPlaneOptions, POLL_DEFAULT, type QueueSetup, STOP_TIMEOUT_DEFAULT } from './options.ts'
+import { checkOptions, type DataPlaneOptions, type QueueSetup, STOP_TIMEOUT_DEFAULT } from './options.ts'
 import { moduleUrl, OwnDisk } from './own-disk.ts'
 import { OwnMedium } from './own-medium.ts'
 import { SECTOR_BYTES, VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk'
+import type { LatencyHistogram } from './latency.ts'
 import { type QueueStatistics, StatisticsTable } from './statistics.ts'
 import { ThreadDisk } from './thread-disk.ts'
-import type { Tracer } from './trace.ts'
+import { TraceCollector } from './trace-collector.ts'
+import type { Tracer, TraceSink } from './trace.ts'
 
 /** `created`: no queue was started yet. `running`, `paused`: queues are served, or kept from it. `stopped`, `closed`. */
 export type DataPlaneState = 'created' | 'running' | 'paused' | 'stopped' | 'closed'
@@ -65,7 +69,7 @@ export class DataPlane implements Drainable {
   /** Makes what runs the loop of a thread. @default a thread of its own */
   #launch: ((init: ThreadInit) => Runner) | undefined
   #geometry: BlockGeometry
-  #tracer: Tracer | undefined
+  readonly #trace: TraceCollector
   #state: DataPlaneState = 'created'
   /** Of queues that were running when the data plane was given up, what became of them. */
   readonly #left = new Map<number, VirtqueueState | AbandonedError>()
@@ -82,14 +86,15 @@ export class DataPlane implements Drainable {
   readonly engine: EngineReport
 
   private constructor (medium: Medium | undefined, engine: EngineReport, options: DataPlaneOptions) {
-    const { queues = 1 } = options
+    const { queues = 1, latency = false } = options
     this.#medium = medium
     this.engine = engine
     this.#options = options
-    this.#tracer = options.tracer
+    this.#trace = new TraceCollector(options.tracer)
     this.#geometry = measure(medium, options)
     this.#gate = this.#makeGate(queues)
     this.#statistics = new StatisticsTable(queues)
+    this.measureLatency(latency)
     this.#writeTurns = medium?.bufferedFd === undefined ? undefined : WriteTurns.allocate()
   }
 
@@ -206,6 +211,17 @@ export class DataPlane implements Drainable {
     return this.#statistics.read(queue)
   }
 
+  /** How long the requests of a queue took while that was measured: see the option `latency`. */
+  latency (queue: number): LatencyHistogram {
+    this.#checkQueue(queue)
+    return this.#statistics.readLatency(queue)
+  }
+
+  /** Has requests timed from now on, or no longer. What is in flight is not. */
+  measureLatency (on: boolean): void {
+    this.#statistics.measure(on)
+  }
+
   /**
    * Serves the queues, the first at index 0. No effect when queues are served already.
    *
@@ -262,12 +278,20 @@ export class DataPlane implements Drainable {
     })
   }
 
-  /** Sends the trace events elsewhere, or nowhere. */
-  setTracer (tracer: Tracer | undefined): Promise<void> {
+  /** Sends the trace events elsewhere, or nowhere. Those that came before have been delivered when this resolves. */
+  setTracer (tracer: Tracer | TraceSink | undefined): Promise<void> {
     return this.#inOrder(async () => {
-      this.#tracer = tracer
-      await this.#tellAll((thread) => thread.command('setTrace', tracer !== undefined))
+      if (tracer !== undefined) this.#trace.setTracer(tracer)
+      await this.#tellAll((thread, index) => thread.command('setTrace', tracer && this.#trace.ringOf(index)))
+      if (tracer !== undefined) return
+      this.#trace.end()
+      this.#trace.setTracer(undefined)
     })
+  }
+
+  /** Delivers the trace events that there are by now, instead of within 10 ms: to put them in order with something else. */
+  collectTrace (): void {
+    this.#trace.collect()
   }
 
   /**
@@ -309,8 +333,8 @@ export class DataPlane implements Drainable {
     await this.#tellAll((thread) => thread.command('setDisk', { sectors, readOnly, writeThrough: !writeback }))
   }
 
-  async #tellAll (command: (thread: DataPlaneThread) => Promise<unknown>): Promise<void> {
-    await this.#forCommand(Promise.all([...this.#threads.values()].map(command)))
+  async #tellAll (command: (thread: DataPlaneThread, index: number) => Promise<unknown>): Promise<void> {
+    await this.#forCommand(Promise.all([...this.#threads].map(([index, thread]) => command(thread, index))))
   }
 
   drain (options: WaitOptions = {}): Promise<void> {
@@ -478,9 +502,10 @@ export class DataPlane implements Drainable {
     this.#gate.giveUp()
     const hanging = this.#isOwn ? await this.#giveUpRequests(stuck, error) : stuck
     // A thread that answers is past what it was at; one that does not is in a system call, and looks at the gate after it.
-    if (!this.#isOwn) await soon(stuck.map(([, thread]) => thread.command('setTrace', false)))
+    if (!this.#isOwn) await soon(stuck.map(([, thread]) => thread.command('setTrace', undefined)))
     for (const [index, thread] of hanging) {
       this.#threads.delete(index)
+      this.#trace.abandon(index)
       thread.abandon(error)
     }
     if (hanging.length > 0) this.#imageIsKept = true
@@ -557,26 +582,28 @@ export class DataPlane implements Drainable {
   }
 
   #launchThread (index: number, medium: Medium): DataPlaneThread {
-    const { engine = 'auto', cpus = [], pollMaxMicroseconds = POLL_DEFAULT, onFault, onDeath } = this.#options
-    if (this.#threads.size === 0) this.#tracer?.({ name: 'virtio_blk_data_plane_start', queues: this.queues })
+    const { engine = 'auto', onFault, onDeath } = this.#options
+    if (this.#threads.size === 0) this.#trace.write((writer) => writer.start(this.queues))
     return new DataPlaneThread({
       gate: this.#gate.state,
       statistics: this.#statistics.state,
       disk: this.#disk(medium),
       engine,
       diskModule: this.#diskModule,
-      cpus: cpus[index],
-      trace: this.#tracer !== undefined,
-      pollMaxMicroseconds
+      trace: this.#trace.ringOf(index)
     }, {
       onFault: (faulty, fault) => onFault?.(faulty, fault),
-      onTrace: (event) => this.#tracer?.(event),
       onProblem: (failure) => this.#onProblem(failure),
       onDeath: (error) => {
         if (this.#running.size > 0) this.#gate.abandon()
         onDeath?.(error)
       }
-    }, this.#launch)
+    }, this.#launch ?? this.#launcher(index))
+  }
+
+  #launcher (index: number): (init: ThreadInit) => Runner {
+    const { cpus: { [index]: cpus } = [], pollMaxMicroseconds, iothread = new IoThread({ cpus, pollMaxMicroseconds }) } = this.#options
+    return (init) => this.#diskModule === undefined ? launchOn(iothread, init) : new DiskThread({ init, cpus })
   }
 
   #onProblem ({ message, stack }: DiskFailure): void {
@@ -653,7 +680,8 @@ export class DataPlane implements Drainable {
     const threads = [...this.#threads.values()]
     this.#threads.clear()
     await Promise.all(threads.map((thread) => thread.exit()))
-    this.#tracer?.({ name: 'virtio_blk_data_plane_stop' })
+    this.#trace.end()
+    this.#trace.write((writer) => writer.stop())
   }
 
   #checkOpen (): void {
@@ -711,7 +739,9 @@ async function soon (promises: readonly (Promise<unknown> | undefined)[]): Promi
 
 /** What another thread of the process needs to drain a data plane: plain data. */
 export interface DrainHandle {
+  /** The requests in flight, and who holds new ones out. */
   readonly gate: SharedArrayBuffer
+  /** The eventfds that wake the data-plane threads: borrowed. */
   readonly wakeFds: readonly number[]
 }
 

@@ -26,7 +26,9 @@ export async function loadEngine (choice: EngineChoice): Promise<EngineMaker> {
 
 /** Which kernel interface is used, and why `auto` passed the better ones over. */
 export interface EngineReport {
+  /** An engine's name, or the URL of its module. */
   readonly name: string
+  /** In the order in which they were tried. */
   readonly rejected: readonly RejectedEngine[]
 }
 

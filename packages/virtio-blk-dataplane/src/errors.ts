@@ -27,6 +27,7 @@ export type DataPlaneErrorCode =
 export class DataPlaneError extends Error {
   static override readonly name: string = 'DataPlaneError'
   override readonly name: string = 'DataPlaneError'
+  /** Stable: programs may switch on it. */
   readonly code: DataPlaneErrorCode
 
   constructor (code: DataPlaneErrorCode, message: string, options?: ErrorOptions) {

@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events'
 import type { ThreadInit } from './messages.ts'
 import type { OwnDisk } from './own-disk.ts'
+import { ThreadDevice } from './thread-device.ts'
 import { ThreadLoop } from './thread-loop.ts'
 
 /** Serves from the calling thread's event loop, in a Worker's place: for a disk that shares that thread's state. */
@@ -16,13 +17,15 @@ export class LocalRunner extends EventEmitter<{ error: [Error], exit: [] }> {
     // Whoever made this is to listen first.
     await undefined
     try {
-      await new ThreadLoop(init, disk).serve()
+      const loop = new ThreadLoop()
+      new ThreadDevice(init, loop).begin(disk)
+      await loop.serve()
     } catch (error) {
       this.emit('error', error as Error)
     }
     this.emit('exit')
   }
 
-  /** No effect: its loop is not abandoned, since it answers whenever its owner runs. */
-  unref (): void {}
+  /** No effect: it answers whenever its owner runs. */
+  abandon (): void {}
 }

@@ -6,25 +6,23 @@ import type { DiskFailure } from './disk-failures.ts'
 import type { DiskState, ServedDisk } from './disk.ts'
 import type { EngineChoice, EngineReport } from './engine.ts'
 import type { DiskControl, DiskFacts } from './own-disk.ts'
-import type { TraceEvent } from './trace.ts'
 
-/** What a data-plane thread begins with. */
+/** What a device has its data-plane thread begin with. */
 export interface ThreadInit {
   /** Where commands come from and answers go. */
   readonly port: MessagePort
   /** An eventfd: commands wait on the port, or a hold was let go. */
   readonly wakeFd: number
   readonly gate: SharedArrayBuffer
-  /** One 32-bit word, 0 until the thread makes no system call any more. */
+  /** One 32-bit word, 0 until the thread makes no system call for this device any more. */
   readonly done: SharedArrayBuffer
   readonly statistics: SharedArrayBuffer
   readonly disk: ServedDisk
   readonly engine: EngineChoice
   /** A disk of the user's own, which this thread opens: it takes the engine's place. */
   readonly diskModule: DiskModule & { readonly module: string } | undefined
-  readonly cpus: readonly number[] | undefined
-  readonly trace: boolean
-  readonly pollMaxMicroseconds: number
+  /** The ring for trace events, where somebody wants them. */
+  readonly trace: SharedArrayBuffer | undefined
 }
 
 /** A queue to serve: its ring, and how the guest and the device wake each other. Addresses of records are the host's. */
@@ -49,8 +47,8 @@ export interface Commands {
   setCall: { readonly argument: { readonly index: number, readonly callFd: number | undefined }, readonly answer: undefined }
   /** The disk has another size, or another mode of its write cache, or was opened meanwhile. */
   setDisk: { readonly argument: DiskState, readonly answer: undefined }
-  /** Switches the trace events on or off. */
-  setTrace: { readonly argument: boolean, readonly answer: undefined }
+  /** Has trace events written to a ring, or not at all. */
+  setTrace: { readonly argument: SharedArrayBuffer | undefined, readonly answer: undefined }
   // The others are for a disk of the user's own.
   /** Has the disk do something beside its requests. */
   callDisk: { readonly argument: keyof DiskControl, readonly answer: DiskFacts | undefined }
@@ -76,7 +74,7 @@ export interface PlainError {
   readonly code: string | undefined
 }
 
-/** What goes in. `'exit'` ends the thread, whose queues are stopped; its end is the answer. */
+/** What goes in. After `'exit'` the device, whose queues are stopped, leaves its thread. */
 export type ToThread = CommandMessage | 'exit'
 
 /** What comes back: answers by the command's id, and what happens by itself. */
@@ -85,4 +83,7 @@ export type FromThread =
   | { readonly kind: 'failure', readonly id: number, readonly error: PlainError }
   | { readonly kind: 'fault', readonly queue: number, readonly fault: VringFault }
   | { readonly kind: 'problem', readonly failure: DiskFailure }
-  | { readonly kind: 'trace', readonly event: TraceEvent }
+  /** The device cannot begin. */
+  | { readonly kind: 'death', readonly error: PlainError }
+  /** The device has left its thread, which ends where it was the last one. */
+  | { readonly kind: 'left', readonly isLast: boolean }

@@ -2,17 +2,15 @@ import type { GuestMemory } from '@node-vmm/hostmem'
 import type { VringFault, VringInit } from '@node-vmm/vring'
 import { type Disk, type DiskModule, isDiskModule } from './custom-disk.ts'
 import type { EngineChoice } from './engine.ts'
+import { checkInteger } from './check.ts'
 import { DataPlaneError } from './errors.ts'
 import type { ImageOptions } from './image.ts'
+import { type IoThread, POLL_DEFAULT, POLL_MAX } from './io-thread.ts'
 import { VIRTIO_BLK_ID_BYTES } from '@node-vmm/virtio-blk'
-import type { Tracer } from './trace.ts'
+import type { Tracer, TraceSink } from './trace.ts'
 
 /** The most queues of one disk. */
 export const QUEUES_MAX = 256
-/** Microseconds that a data-plane thread polls at most, unless told otherwise. */
-export const POLL_DEFAULT = 100
-/** The highest that this may be set to. */
-export const POLL_MAX = 1000
 /** Milliseconds after which a stop gives up, unless told otherwise. */
 export const STOP_TIMEOUT_DEFAULT = 60_000
 /** The most segments of one discard or write-zeroes request. */
@@ -20,12 +18,12 @@ export const DISCARD_SEGMENTS_MAX = 256
 
 /** A disk and how to serve it: give `path` or `disk`. */
 export interface DataPlaneOptions extends Omit<ImageOptions, 'path'> {
-  /** A raw image: a file or a block device. */
+  /** A raw image: a file or a block device. @default none: `disk` is given */
   readonly path?: string
   /**
    * A disk of one's own instead of an image, the data plane's to close: itself, to run on the calling thread, whose state
    * it shares; or what opens it on the data-plane thread, by `DataPlane.open`. It has one thread, and none of an image's
-   * options but `readOnly`.
+   * options but `readOnly`. @default none: `path` is given
    */
   readonly disk?: Disk | DiskModule
   /** Queues that the guest may use, 1 to 256. @default 1 */
@@ -38,6 +36,11 @@ export interface DataPlaneOptions extends Omit<ImageOptions, 'path'> {
   readonly threads?: number
   /** The thread of each queue, from 0. @default one after the other, round and round */
   readonly queueThreads?: readonly number[]
+  /**
+   * A thread to share with other disks, for all queues; with options of its own for processors and polling. Not for a disk
+   * of one's own. @default threads of this disk's own
+   */
+  readonly iothread?: IoThread
   /** Processors to pin each data-plane thread to. @default those of the thread that starts it */
   readonly cpus?: readonly (readonly number[])[]
   /**
@@ -64,8 +67,15 @@ export interface DataPlaneOptions extends Omit<ImageOptions, 'path'> {
   readonly scsi?: boolean
   /** False makes a data plane that does nothing, for hosts without the kernel features: every call succeeds. @default true */
   readonly dataPlane?: boolean
-  /** Receives the trace events; `setTracer` changes it later. @default none, which costs a branch an event */
-  readonly tracer?: Tracer
+  /**
+   * Measure how long requests take: `latency` of the data plane tells, `measureLatency` changes it later. Costs two looks
+   * at the clock a batch of requests, about 50 ns each, and a few nanoseconds a request.
+   *
+   * @default false
+   */
+  readonly latency?: boolean
+  /** Receives the trace events, one by one or as records in bulk; `setTracer` changes it later. @default none, which costs a branch an event */
+  readonly tracer?: Tracer | TraceSink
   /**
    * A disk of one's own failed a request: ERR_DISK, with the disk's error as the `cause` (from another thread, its stack).
    * Failures of the same operation and code are told once in ten seconds. @default none
@@ -98,7 +108,12 @@ export interface QueueSetup extends VringInit {
    * Host address and bytes of a bitmap in which the pages written are marked, for a migration; and where the used ring's
    * own writes are to be marked. @default none
    */
-  readonly log?: { readonly address: number, readonly length: number, readonly usedAddress?: number | undefined } | undefined
+  readonly log?: {
+    readonly address: number
+    readonly length: number
+    /** Guest address. @default they are not marked; a packed ring's are, at their own address */
+    readonly usedAddress?: number | undefined
+  } | undefined
 }
 
 /** @throws DataPlaneError ERR_OPTION, ERR_SCSI */
@@ -110,6 +125,7 @@ export function checkOptions (options: DataPlaneOptions): void {
   checkInteger('threads', threads, 1, queues)
   checkInteger('pollMaxMicroseconds', pollMaxMicroseconds, 0, POLL_MAX)
   if (!(stopTimeout >= 0)) throw new DataPlaneError('ERR_OPTION', `stopTimeout is a number of milliseconds, 0 or more: not ${stopTimeout}`)
+  if (options.iothread !== undefined) checkShared(options)
   checkInteger('discardSegments', discardSegments, 0, DISCARD_SEGMENTS_MAX)
   for (const thread of queueThreads) checkInteger('queueThreads', thread, 0, threads - 1)
   if (queueThreads.length !== 0 && queueThreads.length !== queues) {
@@ -124,8 +140,16 @@ export function checkOptions (options: DataPlaneOptions): void {
   if (scsi) throw new DataPlaneError('ERR_SCSI', 'a data plane cannot pass SCSI commands through: switch SCSI passthrough off, or the data plane')
 }
 
+/** Options that are about threads of the disk's own. */
+const OF_OWN_THREADS = ['threads', 'queueThreads', 'cpus', 'pollMaxMicroseconds'] as const
+
+function checkShared (options: DataPlaneOptions): void {
+  const own = OF_OWN_THREADS.find((name) => options[name] !== undefined)
+  if (own !== undefined) throw new DataPlaneError('ERR_OPTION', `${own} is for threads of the disk's own: give it to the IoThread that it shares, or leave it out`)
+}
+
 /** Options that are about an image, or about how the kernel is asked for its blocks. */
-const OF_AN_IMAGE = ['format', 'noFollow', 'direct', 'lock', 'engine'] as const
+const OF_AN_IMAGE = ['format', 'noFollow', 'direct', 'lock', 'engine', 'iothread'] as const
 
 function checkMedium (options: DataPlaneOptions): void {
   const { path, disk, threads = 1, cpus } = options
@@ -145,11 +169,5 @@ function checkCloneable (options: unknown): void {
     structuredClone(options)
   } catch (cause) {
     throw new DataPlaneError('ERR_OPTION', `the options of a disk module are copied to another thread: ${(cause as Error).message}`, { cause })
-  }
-}
-
-function checkInteger (name: string, value: number, lowest: number, highest: number): void {
-  if (!Number.isInteger(value) || value < lowest || value > highest) {
-    throw new DataPlaneError('ERR_OPTION', `${name} is an integer from ${lowest} to ${highest}: not ${value}`)
   }
 }

@@ -13,13 +13,15 @@ const path = scratch.file('large.img', 512)
 truncateSync(path, 8 * 2 ** 30)
 
 // The smallest object has 12 bytes: fewer a request are a few a batch, and batches are as small as 4 requests.
-const runs: readonly (readonly [engine: string, depth: number, eventIdx: boolean, indirect: boolean, limit: number])[] = [
-  ['io_uring', 32, true, false, 8],
-  ['io_uring', 32, false, true, 8],
-  ['io_uring', 1, true, true, 8],
-  ['linux-aio', 32, true, true, 8],
+const runs: readonly (readonly [engine: string, depth: number, eventIdx: boolean, indirect: boolean, watched: '' | 'latency' | 'trace', limit: number])[] = [
+  ['io_uring', 32, true, false, '', 8],
+  ['io_uring', 32, true, false, 'latency', 8],
+  ['io_uring', 32, true, false, 'trace', 8],
+  ['io_uring', 32, false, true, '', 8],
+  ['io_uring', 1, true, true, '', 8],
+  ['linux-aio', 32, true, true, '', 8],
   // Arguments of system calls above 2^31, such as addresses, are objects: two a request.
-  ['sync', 32, true, false, 40]
+  ['sync', 32, true, false, '', 40]
 ]
 interface Measured {
   readonly failed: number
@@ -35,18 +37,18 @@ async function measure (...args: unknown[]): Promise<Measured> {
   return JSON.parse(stdout)
 }
 
-for (const [engine, depth, eventIdx, indirect, limit] of runs) {
-  const title = `${engine}, ${depth} at once, ${eventIdx ? 'with' : 'without'} EVENT_IDX, ${indirect ? 'indirect' : 'direct'} chains`
+for (const [engine, depth, eventIdx, indirect, watched, limit] of runs) {
+  const title = `${engine}, ${depth} at once, ${eventIdx ? 'with' : 'without'} EVENT_IDX, ${indirect ? 'indirect' : 'direct'} chains${watched === '' ? '' : `, with its ${watched}`}`
   test(`${title}: the thread allocates at most ${limit} bytes a request`, async () => {
-    const { failed, bytesPerRequest } = await measure(engine, depth, eventIdx, indirect, false, limit)
+    const { failed, bytesPerRequest } = await measure(engine, depth, eventIdx, indirect, watched, limit)
     console.log(`note: ${title}: ${bytesPerRequest?.toFixed(2)} bytes a request`)
     assert.equal(failed, 0)
     assert.ok(bytesPerRequest !== null && bytesPerRequest <= limit, `${bytesPerRequest} bytes a request`)
   })
 }
 
-test('the measure sees what tracing allocates', async () => {
-  const { bytesPerRequest } = await measure('io_uring', 32, true, false, true, Infinity)
+test('the measure sees an object a request', async () => {
+  const { bytesPerRequest } = await measure('io_uring', 32, true, false, 'wasteful', Infinity)
   assert.ok(bytesPerRequest !== null && bytesPerRequest > 40, `${bytesPerRequest} bytes a request`)
 })
 

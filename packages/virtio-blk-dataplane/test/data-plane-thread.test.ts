@@ -132,6 +132,7 @@ test('cpus: the thread runs where it is told to', async () => {
 const waysToEnd: readonly (readonly [way: string, status: number, stdout: RegExp])[] = [
   ['exit while it starts', 7, /^$/],
   ['exit while it runs', 7, /^the threads are done\n$/],
+  ['exit while disks share a thread', 7, /^$/],
   ['exit with requests in flight', 7, /^in flight: 0,10\n$/],
   ['an uncaught error', 1, /^$/],
   ['end without a start', 0, /^$/],

@@ -5,6 +5,7 @@ import {
 } from '@node-vmm/virtio-blk'
 import { hasFeature } from '@node-vmm/vring'
 import type { GuestMemory } from '@node-vmm/hostmem'
+import { unlessAborted } from './aborts.ts'
 import { Request, type RequestInit } from './block-request.ts'
 import type { BufferPool, GuestBuffer } from './buffer-pool.ts'
 import type { BlockConfig } from './config.ts'
@@ -35,13 +36,20 @@ export interface WriteZeroesOptions extends RequestOptions {
 export interface CloseOptions {
   /** Milliseconds to wait for what is in flight; what is not done then fails with ERR_BLOCK_CLOSED. @default 5000 */
   readonly timeout?: number
+  /**
+   * Ends that wait as if the time were over, and waits for no answer of the server's; once all is given back, the call
+   * rejects with the signal's reason. @default never
+   */
+  readonly signal?: AbortSignal
 }
 
 /**
  * A disk, driven from user space: what a guest's kernel does with a virtio-blk device, done by this process. Any
  * number of calls may be in flight; they end in any order. A call waits where the rings or the memory are full.
  *
- * Offsets and lengths are bytes, multiples of 512. Calls reject with BlockDriverError.
+ * Offsets and lengths are bytes, multiples of 512. Every call rejects with BlockDriverError ERR_BLOCK_CLOSED,
+ * ERR_BLOCK_DISCONNECTED, ERR_BLOCK_BROKEN or ERR_BLOCK_NO_QUEUE where the driver is of no use any more, and with the
+ * reason of its signal.
  */
 export class BlockDriver {
   readonly #session: Session
@@ -50,6 +58,8 @@ export class BlockDriver {
   readonly #waiting: Request[] = []
   #failure: BlockDriverError | undefined
   #idle: (() => void) | undefined
+  /** Aborts when a close is not to wait any longer. */
+  readonly #hurry = new AbortController()
   #closing: Promise<void> | undefined
 
   private constructor (session: Session) {
@@ -63,7 +73,9 @@ export class BlockDriver {
   /**
    * Connects to a vhost-user-blk server, agrees on features and starts the rings.
    *
-   * @throws LinuxError when nobody listens; VhostUserError, BlockDriverError when no agreement is found
+   * @throws LinuxError when nobody listens; VhostUserError where the server does not keep to the protocol, or does not answer;
+   * BlockDriverError ERR_BLOCK_NEGOTIATION; RangeError for an option out of its range; the signal's reason. Nothing stays
+   * open then
    */
   static async connect (options: ConnectOptions): Promise<BlockDriver> {
     return new BlockDriver(await Session.open(options))
@@ -84,15 +96,22 @@ export class BlockDriver {
     return this.#session.memory
   }
 
-  /** Reads the disk's configuration anew: its capacity may have changed. */
-  async refreshConfig (): Promise<BlockConfig> {
+  /**
+   * Reads the disk's configuration (virtio 1.2, 5.2.4) anew: its capacity may have changed. While the driver looks for the
+   * next server, it waits for that.
+   *
+   * @throws BlockDriverError ERR_BLOCK_CLOSED, ERR_BLOCK_DISCONNECTED, ERR_BLOCK_BROKEN, ERR_BLOCK_NO_QUEUE; VhostUserError
+   * where the server does not answer; the signal's reason
+   */
+  async refreshConfig ({ signal }: RequestOptions = {}): Promise<BlockConfig> {
     this.#checkUsable()
-    return await this.#session.refreshConfig()
+    return await unlessAborted(() => this.#session.refreshConfig(), signal)
   }
 
   /**
    * Takes memory that the disk reads and writes in place, for `readTo` and `writeFrom`.
    *
+   * @param bytes 1 or more; the memory is taken in pieces of 4096.
    * @throws BlockDriverError ERR_BLOCK_MEMORY when there is no contiguous piece of this length
    */
   allocate (bytes: number): GuestBuffer {
@@ -103,9 +122,10 @@ export class BlockDriver {
   }
 
   /**
-   * Reads. Large ranges become several requests.
+   * Reads. Large ranges become several requests (VIRTIO_BLK_T_IN).
    *
    * @param target how many bytes, or where to put them.
+   * @throws BlockDriverError ERR_BLOCK_RANGE, ERR_BLOCK_MEMORY, ERR_BLOCK_IO
    */
   async read (offset: number, target: number | Uint8Array, options: RequestOptions = {}): Promise<Uint8Array> {
     const bytes = typeof target === 'number' ? new Uint8Array(this.#checkRange(offset, target)) : target
@@ -114,31 +134,40 @@ export class BlockDriver {
     return bytes
   }
 
-  /** Writes. Large ranges become several requests. The bytes must stay as they are until it is done. */
+  /**
+   * Writes. Large ranges become several requests (VIRTIO_BLK_T_OUT). The bytes must stay as they are until it is done.
+   *
+   * @throws BlockDriverError ERR_BLOCK_READ_ONLY, ERR_BLOCK_RANGE, ERR_BLOCK_MEMORY, ERR_BLOCK_IO: a part may be written
+   */
   async write (offset: number, bytes: Uint8Array, options: RequestOptions = {}): Promise<void> {
     this.#checkWritable()
     this.#checkRange(offset, bytes.length)
     await this.#transfer(VIRTIO_BLK_T_OUT, offset, bytes, options)
   }
 
-  /** Reads to guest memory, nothing copied: one request. */
+  /**
+   * Reads to guest memory, nothing copied: one request.
+   *
+   * @param address guest address, of {@link BlockDriver.allocate}.
+   * @throws BlockDriverError ERR_BLOCK_RANGE, for an address that is none of the driver's too, ERR_BLOCK_IO
+   */
   async readTo (address: number, offset: number, length: number, options: RequestOptions = {}): Promise<void> {
     await this.#inPlace(VIRTIO_BLK_T_IN, address, offset, length, options)
   }
 
-  /** Writes from guest memory, nothing copied: one request. */
+  /** Writes from guest memory, nothing copied: one request. @throws as {@link BlockDriver.readTo}; BlockDriverError ERR_BLOCK_READ_ONLY */
   async writeFrom (address: number, offset: number, length: number, options: RequestOptions = {}): Promise<void> {
     this.#checkWritable()
     await this.#inPlace(VIRTIO_BLK_T_OUT, address, offset, length, options)
   }
 
-  /** Makes all writes that were done before durable. Done at once where the disk has no cache. */
+  /** Makes all writes that were done before durable (VIRTIO_BLK_T_FLUSH). Done at once where the disk has no cache. @throws BlockDriverError ERR_BLOCK_IO */
   async flush (options: RequestOptions = {}): Promise<void> {
     if (!hasFeature(this.features, VIRTIO_BLK_F_FLUSH)) return this.#checkUsable()
     await this.#start({ type: VIRTIO_BLK_T_FLUSH, ...options })
   }
 
-  /** The disk's serial, up to 20 characters. */
+  /** The disk's serial, up to 20 characters (VIRTIO_BLK_T_GET_ID). @throws BlockDriverError ERR_BLOCK_UNSUPPORTED, ERR_BLOCK_IO */
   async getId (options: RequestOptions = {}): Promise<string> {
     const bytes = new Uint8Array(VIRTIO_BLK_ID_BYTES)
     await this.#start({ type: VIRTIO_BLK_T_GET_ID, bytes, ...options })
@@ -146,13 +175,17 @@ export class BlockDriver {
     return Buffer.from(bytes.subarray(0, end < 0 ? bytes.length : end)).toString()
   }
 
-  /** Tells the disk that a range is no longer needed: what it reads as then is anything. */
+  /**
+   * Tells the disk that a range is no longer needed: what it reads as then is anything. VIRTIO_BLK_T_DISCARD.
+   *
+   * @throws BlockDriverError ERR_BLOCK_UNSUPPORTED, ERR_BLOCK_READ_ONLY, ERR_BLOCK_RANGE, ERR_BLOCK_IO
+   */
   async discard (offset: number, length: number, options: RequestOptions = {}): Promise<void> {
     if (!hasFeature(this.features, VIRTIO_BLK_F_DISCARD)) throw unsupported('DISCARD')
     await this.#ranges(VIRTIO_BLK_T_DISCARD, offset, length, this.config.discardMax, 0, options)
   }
 
-  /** Fills a range with zeroes, without sending them. */
+  /** Fills a range with zeroes, without sending them. VIRTIO_BLK_T_WRITE_ZEROES. @throws as {@link BlockDriver.discard} */
   async writeZeroes (offset: number, length: number, { unmap = false, ...options }: WriteZeroesOptions = {}): Promise<void> {
     if (!hasFeature(this.features, VIRTIO_BLK_F_WRITE_ZEROES)) throw unsupported('WRITE_ZEROES')
     const flags = unmap ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0
@@ -174,9 +207,25 @@ export class BlockDriver {
     return { ...queue.data, index: queue.index }
   }
 
-  /** Waits for what is in flight, stops the rings and gives everything back. No effect when closed. */
-  async close ({ timeout = 5000 }: CloseOptions = {}): Promise<void> {
-    await (this.#closing ??= this.#close(timeout))
+  /**
+   * Waits for what is in flight, stops the rings and gives everything back. No effect when closed; while it closes, a
+   * second call waits for the first.
+   *
+   * @throws the signal's reason
+   */
+  async close ({ timeout = 5000, signal }: CloseOptions = {}): Promise<void> {
+    const hurry = (): void => {
+      this.#hurry.abort()
+      this.#idle?.()
+    }
+    if (signal?.aborted === true) hurry()
+    signal?.addEventListener('abort', hurry)
+    try {
+      await (this.#closing ??= this.#close(timeout))
+    } finally {
+      signal?.removeEventListener('abort', hurry)
+    }
+    signal?.throwIfAborted()
   }
 
   /** The same as `close()`, for `await using`. */
@@ -185,7 +234,7 @@ export class BlockDriver {
   }
 
   async #close (timeout: number): Promise<void> {
-    if (!this.#isIdle()) {
+    if (!this.#isIdle() && !this.#hurry.signal.aborted) {
       let timer: NodeJS.Timeout | undefined
       await new Promise<void>((resolve) => {
         this.#idle = resolve
@@ -194,7 +243,7 @@ export class BlockDriver {
       clearTimeout(timer)
     }
     this.#release(closed())
-    await this.#session.close()
+    await this.#session.close(this.#hurry.signal)
   }
 
   #isIdle (): boolean {

@@ -14,6 +14,7 @@ export interface BlockConfig {
   readonly capacity: number
   /** Bytes of a block: the unit that the disk works best with. 512 when it does not say. */
   readonly blockSize: number
+  /** Writes fail. */
   readonly readOnly: boolean
   /** The most bytes of one data segment. 2^32 - 1 when it does not say. */
   readonly sizeMax: number

@@ -25,7 +25,7 @@ export type BlockDriverErrorCode =
 
 /** What an error says beside its text. */
 export interface BlockDriverErrorOptions extends ErrorOptions {
-  /** The status byte that the disk wrote. */
+  /** The status byte that the disk wrote, `VIRTIO_BLK_S_*`. @default none: it did not answer */
   readonly status?: number
 }
 
@@ -33,6 +33,7 @@ export interface BlockDriverErrorOptions extends ErrorOptions {
 export class BlockDriverError extends Error {
   static override readonly name = 'BlockDriverError'
   override readonly name = 'BlockDriverError'
+  /** Stable: programs may switch on it. */
   readonly code: BlockDriverErrorCode
   /** The status byte that the disk answered with (`VIRTIO_BLK_S_*`); undefined when it did not. */
   readonly status: number | undefined

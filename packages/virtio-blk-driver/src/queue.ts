@@ -18,7 +18,9 @@ export const REQUEST_BYTES = 32
 
 /** All that another thread of this process needs to drive a queue: plain data. */
 export interface QueueData {
+  /** The driver's memory. */
   readonly memory: GuestMemoryData
+  /** Where in it the ring is. */
   readonly layout: RingLayout
   /** Whether the ring is packed. */
   readonly packed: boolean
@@ -86,7 +88,7 @@ export class Queue {
    * The driver's end of a queue, from its data: in the thread that made it or in any other. The descriptors and the
    * memory stay their owner's. Resets the ring's memory: only while nothing is in flight.
    *
-   * @throws GuestMemoryError, LinuxError when the data is stale
+   * @throws GuestMemoryError ERR_ACCESS, or LinuxError, when the data is stale
    */
   static attach (data: QueueData): Queue {
     return new Queue(GuestMemory.attach(data.memory), data)

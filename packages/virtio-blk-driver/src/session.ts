@@ -145,13 +145,18 @@ export class Session {
     return this.config
   }
 
-  /** Stops the rings, where the server still listens, and gives everything back. */
-  async close (): Promise<void> {
+  /**
+   * Stops the rings, where the server still listens, and gives everything back.
+   *
+   * @param hurry aborts when the server's answers are not to be waited for
+   */
+  async close (hurry: AbortSignal): Promise<void> {
     const isConnected = this.#state === 'connected'
     this.#state = 'ended'
     this.#closing.abort()
+    hurry.addEventListener('abort', () => this.#frontEnd.close())
     try {
-      if (isConnected) await this.#stopRings()
+      if (isConnected && !hurry.aborted) await this.#stopRings()
     } catch {
       // A server that cannot be asked to stop has no hold on what is ours: the connection ends here in any case.
     } finally {

@@ -119,4 +119,19 @@ test('a server that never answers holds up neither a time limit nor the close', 
   })
 })
 
+test('a signal ends the wait of a close', async () => {
+  for (const when of ['before', 'during'] as const) {
+    await withHostile(() => {}, async (driver) => {
+      const call = assert.rejects(driver.flush(), { code: 'ERR_BLOCK_CLOSED' })
+      const abort = new AbortController()
+      const reason = new Error(`aborted ${when}`)
+      if (when === 'before') abort.abort(reason)
+      const closed = assert.rejects(driver.close({ timeout: 60_000, signal: abort.signal }), reason)
+      abort.abort(reason)
+      await Promise.all([closed, call])
+      await driver.close()
+    })
+  }
+})
+
 test.run()

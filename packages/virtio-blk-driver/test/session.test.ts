@@ -221,6 +221,49 @@ test('closing while no server is there neither waits for one nor leaves anything
   assert.ok(Date.now() - before < 30_000, 'the next attempt is a minute away')
 })
 
+test('a signal ends the wait for a configuration', async () => {
+  const listener = listen({ path, device: new MemoryDisk({ bytes: new Uint8Array(512) }) })
+  const driver = await BlockDriver.connect({ socketPath: path, reconnect: { delay: 60_000 } })
+  await assert.rejects(driver.refreshConfig({ signal: AbortSignal.abort(new Error('before')) }), /before/)
+  assert.equal((await driver.refreshConfig({ signal: new AbortController().signal })).capacity, 512)
+  const abort = new AbortController()
+  await listener.close()
+  // Before it is known that the server went away, a call may fail with that.
+  let isWaiting = false
+  while (!isWaiting) {
+    const attempt = new AbortController()
+    const timer = setTimeout(() => attempt.abort(new Error('long enough')), 50)
+    await driver.refreshConfig({ signal: attempt.signal }).catch((error: Error) => { isWaiting = error.message === 'long enough' })
+    clearTimeout(timer)
+  }
+  const waiting = assert.rejects(driver.refreshConfig({ signal: abort.signal }), /during/)
+  abort.abort(new Error('during'))
+  await waiting
+  await driver.close()
+})
+
+test('a signal ends the wait for rings that do not stop', async () => {
+  const disk = new MemoryDisk({ bytes: new Uint8Array(512) })
+  let letGo = (): void => {}
+  const stopped = new Promise<void>((resolve) => { letGo = resolve })
+  let stops = 0
+  const stopQueue = disk.stopQueue.bind(disk)
+  disk.stopQueue = async (index) => {
+    stops++
+    await stopped
+    return await stopQueue(index)
+  }
+  const listener = listen({ path, device: disk })
+  const driver = await BlockDriver.connect({ socketPath: path, timeout: 60_000 })
+  const abort = new AbortController()
+  const closed = assert.rejects(driver.close({ signal: abort.signal }), /no longer/)
+  await eventually('the server is asked to stop', () => stops === 1)
+  abort.abort(new Error('no longer'))
+  await closed
+  letGo()
+  await listener.close()
+})
+
 test('a record is kept only for who would use it', async () => {
   const disk = new MemoryDisk({ bytes: new Uint8Array(512), keepsRecords: true })
   const messages: string[] = []

@@ -1,6 +1,4 @@
-// Virtio 1.2, 5.2.3 "Feature bits" of the block device: bit numbers.
-
-/** `size_max` in the configuration is valid. */
+/** Number of a feature bit, as are all of these (virtio 1.2, 5.2.3): `size_max` in the configuration is valid. */
 export const VIRTIO_BLK_F_SIZE_MAX = 1
 /** `seg_max` in the configuration is valid. */
 export const VIRTIO_BLK_F_SEG_MAX = 2

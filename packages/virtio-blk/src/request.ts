@@ -1,6 +1,4 @@
-// Virtio 1.2, 5.2.6 "Device Operation" of the block device.
-
-/** Request type: read sectors. */
+/** Request type: read sectors. Virtio 1.2, 5.2.6, as are all of these. */
 export const VIRTIO_BLK_T_IN = 0
 /** Request type: write sectors. */
 export const VIRTIO_BLK_T_OUT = 1

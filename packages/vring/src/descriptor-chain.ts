@@ -21,7 +21,9 @@ export class DescriptorChain {
   readableCount = 0
   /** The `writableCount` segments behind them are the device's to write. */
   writableCount = 0
+  /** Bytes of all readable segments. */
   readableBytes = 0
+  /** Bytes of all writable segments. */
   writableBytes = 0
 
   /** Guest address of each segment. */
@@ -34,6 +36,7 @@ export class DescriptorChain {
   readonly region = new Uint16Array(SEGMENTS_MAX)
   readonly #position = new Float64Array(1)
 
+  /** @param memory the map that the rings to pop from are in. */
   constructor (memory: GuestMemory) {
     this.memory = memory
   }

@@ -24,7 +24,7 @@ export function inflightRecordBytes (size: number): number {
   return Math.ceil((HEADER_BYTES + ENTRY_BYTES * size) / ALIGNMENT) * ALIGNMENT
 }
 
-/** Which chains a device has taken and not given back, kept in memory that a restarted device finds again. */
+/** Which chains a device has taken and not given back, kept in memory that a restarted device finds again: vhost-user, "Inflight I/O tracking", split. */
 export class InflightRecord {
   readonly #size: number
   readonly #bytes: Uint8Array
@@ -35,7 +35,7 @@ export class InflightRecord {
   #batchHead = 0
   #counter = 0
 
-  /** @param address host address of `inflightRecordBytes(size)` bytes, zeroed when new. The content is not trusted. */
+  /** @param address host address of `inflightRecordBytes(size)` bytes, zeroed when new. The content is not trusted. @throws RangeError for address 0 */
   constructor (address: number, size: number) {
     const buffer = viewMemory(address, inflightRecordBytes(size))
     this.#size = size

@@ -1,6 +1,6 @@
-// Virtio 1.2, 2.7 "Split Virtqueues". The names are the specification's.
+// The names are the specification's.
 
-/** The buffer continues in the descriptor that `next` names. */
+/** The buffer continues in the descriptor that `next` names. Virtio 1.2, 2.7, as are all of these. */
 export const VIRTQ_DESC_F_NEXT = 1
 /** The device writes this buffer; without it, it reads. */
 export const VIRTQ_DESC_F_WRITE = 2
@@ -11,7 +11,7 @@ export const VIRTQ_USED_F_NO_NOTIFY = 1
 /** In the available ring's flags: the driver asks not to be interrupted. */
 export const VIRTQ_AVAIL_F_NO_INTERRUPT = 1
 
-/** Feature bit: an interrupt when the ring runs empty, whatever was suppressed (legacy). */
+/** Number of a feature bit, as are the next ones (virtio 1.2, 6; this one is legacy, 6.3): an interrupt when the ring runs empty, whatever was suppressed. */
 export const VIRTIO_F_NOTIFY_ON_EMPTY = 24
 /** Feature bit: descriptors may hold tables of descriptors. */
 export const VIRTIO_F_INDIRECT_DESC = 28
@@ -24,7 +24,7 @@ export const VIRTIO_F_IN_ORDER = 35
 /** Feature bit: virtio 1.0 or later. */
 export const VIRTIO_F_VERSION_1 = 32
 
-/** A mask of feature bits by their numbers. */
+/** A mask of feature bits by their numbers, 0 to 127. */
 export function featureMask (...bits: readonly number[]): bigint {
   return bits.reduce((mask, bit) => mask | 1n << BigInt(bit), 0n)
 }
@@ -44,7 +44,7 @@ export const VIRTQ_DESC_ALIGNMENT = 16
 export const VIRTQ_AVAIL_ALIGNMENT = 2
 /** A used ring's. */
 export const VIRTQ_USED_ALIGNMENT = 4
-/** The largest ring. */
+/** Entries of the largest ring. */
 export const VIRTQ_SIZE_MAX = 32768
 
 /** Bytes of the descriptor table. */

@@ -1,6 +1,6 @@
-// Virtio 1.2, 2.8 "Packed Virtqueues". The names are the specification's.
+// The names are the specification's.
 
-/** Feature bit: the ring is packed. */
+/** Number of a feature bit: the ring is packed. Virtio 1.2, 2.8, as are all of these. */
 export const VIRTIO_F_RING_PACKED = 34
 
 /** In a descriptor's flags: equals the driver's wrap counter when the descriptor is available. */

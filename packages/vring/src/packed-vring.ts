@@ -38,6 +38,12 @@ const FREE = 0
 const IN_FLIGHT = 1
 const COMPLETED = 2
 
+/** Who else is told what the device does to a packed ring. */
+export interface PackedVringObservers {
+  /** Marks the ring's own writes for a migration, at their own addresses. @default nobody */
+  readonly log?: DirtyLog | undefined
+}
+
 /** The device's side of a packed virtqueue (virtio 1.2, 2.8). */
 export class PackedVring implements Virtqueue {
   readonly size: number
@@ -78,8 +84,8 @@ export class PackedVring implements Virtqueue {
   #taken = 0
   readonly #idsInFlight = new Uint8Array(BUFFER_IDS)
 
-  /** @throws VringError for a size, an address or an index that cannot be a ring's */
-  constructor (memory: GuestMemory, init: VringInit, { log }: { readonly log?: DirtyLog | undefined } = {}) {
+  /** @throws VringError ERR_RING_SIZE, ERR_RING_ALIGNMENT, ERR_RING_MEMORY, ERR_RING_OVERLAP, ERR_RING_INDEX */
+  constructor (memory: GuestMemory, init: VringInit, { log }: PackedVringObservers = {}) {
     const { size, descriptorAddress, availableAddress, usedAddress, features = 0n, availableIndex = WRAP_BIT, usedIndex = availableIndex } = init
     if (!Number.isInteger(size) || size < 1 || size > VIRTQ_SIZE_MAX) {
       throw new VringError('ERR_RING_SIZE', `a packed ring has 1 to ${VIRTQ_SIZE_MAX} descriptors: not ${size}`)

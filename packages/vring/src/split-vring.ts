@@ -35,8 +35,13 @@ const COMPLETED = 2
 export interface VringObservers {
   /** Keeps what is in flight beyond the end of this process. @default nobody */
   readonly record?: InflightRecord | undefined
-  /** Marks the ring's own writes for a migration, as if the used ring stood at `usedAddress`. @default nobody */
-  readonly log?: { readonly dirty: DirtyLog, readonly usedAddress: number } | undefined
+  /** Marks the ring's own writes for a migration. @default nobody */
+  readonly log?: {
+    /** Where they are marked. */
+    readonly dirty: DirtyLog
+    /** Guest address that the used ring is marked at. */
+    readonly usedAddress: number
+  } | undefined
 }
 
 /** The device's side of a split virtqueue (virtio 1.2, 2.7). */
@@ -74,10 +79,10 @@ export class SplitVring implements Virtqueue {
   #again: number[] | undefined
 
   /**
-   * @throws VringError for a size, an address or an index that cannot be a ring's
-   *
    * With a record of an earlier process the ring begins where that one ended: `availableIndex` is found out, and what
    * was in flight is popped again, in its old order.
+   *
+   * @throws VringError ERR_RING_SIZE, ERR_RING_ALIGNMENT, ERR_RING_MEMORY, ERR_RING_OVERLAP, ERR_RING_INDEX
    */
   constructor (memory: GuestMemory, init: VringInit, { record, log }: VringObservers = {}) {
     const { size, descriptorAddress, availableAddress, usedAddress, features = 0n } = init

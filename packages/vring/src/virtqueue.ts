@@ -28,7 +28,7 @@ export interface VringInit {
   readonly usedIndex?: number | undefined
 }
 
-/** What is needed to go on with a queue elsewhere. */
+/** What is needed to go on with a queue elsewhere. Packed: positions, with their wrap counters as bit 15. */
 export interface VirtqueueState {
   /** The next available-ring index to pop: what vhost-user calls the vring base. */
   readonly availableIndex: number
@@ -70,7 +70,12 @@ export interface Virtqueue {
   enableNotification (): 'empty' | 'more'
   /** Whether the driver wants to be interrupted for what was published since this was asked last. */
   shouldNotify (): boolean
-  /** Declares the queue broken for a reason of the device's own. The first reason stays. */
+  /**
+   * Declares the queue broken for a reason of the device's own. The first reason stays.
+   *
+   * @param message a sentence for the log.
+   * @param head of the chain that is to blame. @default none is
+   */
   break (message: string, head?: number): void
   /** The state to go on from, elsewhere. Chains in flight are not part of it: complete them first. */
   save (): VirtqueueState

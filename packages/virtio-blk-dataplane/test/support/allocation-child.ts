@@ -12,10 +12,15 @@ const SAMPLES = 9
 /** Compiling, which a busy machine lets wait, takes no longer. */
 const SAMPLES_MAX = 400
 
-const [path, engine, depth, eventIdx, indirect, traced, enough] = process.argv.slice(2) as [string, EngineName, string, string, string, string, string]
+const [path, engine, depth, eventIdx, indirect, watched, enough] = process.argv.slice(2) as [string, EngineName, string, string, string, string, string]
 const samples = new SharedArrayBuffer(8 * (1 + SAMPLES_MAX))
 const taken = new Float64Array(samples)
-const plane = DataPlane.create({ path, engine: measuring(engine, samples), ...(traced === 'true' && { tracer: () => {} }) })
+const plane = DataPlane.create({
+  path,
+  engine: measuring(engine, samples, watched === 'wasteful'),
+  ...(watched === 'latency' && { latency: true }),
+  ...(watched === 'trace' && { tracer: { write () {} } })
+})
 // Above 4 GiB: such an address is no small integer.
 const guest = new Guest({ guestAddress: 5 * 2 ** 30, size: 128, eventIdx: eventIdx === 'true', indirect: indirect === 'true' })
 const { ring, memory } = guest

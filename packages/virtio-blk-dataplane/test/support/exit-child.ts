@@ -1,7 +1,7 @@
 // Run by data-plane.test.ts: a process that ends in one of many ways while there is a data plane.
-import { readdirSync, readlinkSync } from 'node:fs'
-import { DataPlane, VIRTIO_BLK_T_IN } from '../../src/index.ts'
+import { DataPlane, IoThread, VIRTIO_BLK_T_IN } from '../../src/index.ts'
 import { eventually } from '../../../../test/support/eventually.ts'
+import { eventPolls } from './event-polls.ts'
 import { faulty } from './faulty-engine.ts'
 import { Guest } from './guest.ts'
 
@@ -11,14 +11,6 @@ const plane = DataPlane.create({ path, queues: 2, threads: 2, ...(way === 'exit 
 const guests = way === 'end without a start' ? [] : [new Guest(), new Guest()]
 const started = plane.start(guests.map((guest) => guest.setup))
 
-const polls = (): number => readdirSync('/proc/self/fd').filter((fd) => {
-  try {
-    return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:[eventpoll]'
-  } catch {
-    return false
-  }
-}).length
-
 switch (way) {
   case 'exit while it starts':
     setImmediate(() => process.exit(7))
@@ -27,11 +19,11 @@ switch (way) {
     await started
     await guests[0]!.read(0, 512)
     // After the data plane's own: by now the threads have left their system calls, and closed what they polled.
-    const before = polls()
+    const before = eventPolls()
     const ended = performance.now()
     process.on('exit', () => {
       // The end of the process does not wait longer than a second: on a machine that is that slow, this shows nothing.
-      const isDone = before - polls() >= 2 || performance.now() - ended >= 1000
+      const isDone = before - eventPolls() >= 2 || performance.now() - ended >= 1000
       console.log(isDone ? 'the threads are done' : 'the threads still run')
     })
     process.exit(7)
@@ -44,6 +36,16 @@ switch (way) {
     console.log(`in flight: ${plane.inFlight}`)
     process.exit(7)
     break
+  case 'exit while disks share a thread': {
+    await plane.close()
+    const iothread = new IoThread()
+    const disks = [0, 1].map(() => DataPlane.create({ path, iothread, readOnly: true }))
+    await Promise.all(disks.map((disk, index) => disk.start([guests[index]!.setup])))
+    await Promise.all(guests.map((guest) => guest.read(0, 512)))
+    await disks[0]!.stop()
+    process.exit(7)
+    break
+  }
   case 'an uncaught error':
     await started
     setTimeout(() => { throw new Error('on purpose') })

@@ -10,10 +10,15 @@ export const REQUESTS_A_SAMPLE = 2000
 interface Options {
   readonly engine: EngineName
   readonly samples: SharedArrayBuffer
+  /** Make an object a request, to be seen in the samples. */
+  readonly wasteful: boolean
 }
 
+/** What is waste, kept for a moment: otherwise it would not be made. */
+export let waste: object | undefined
+
 const factory: EngineFactory = (options, moduleOptions) => {
-  const { engine: name, samples: buffer } = moduleOptions as Options
+  const { engine: name, samples: buffer, wasteful } = moduleOptions as Options
   const samples = new Float64Array(buffer)
   const { engine } = openEngine(name, options)
   const submit = engine.submit.bind(engine)
@@ -22,6 +27,7 @@ const factory: EngineFactory = (options, moduleOptions) => {
   engine.submit = (ids, from, count, table) => {
     const taken = submit(ids, from, count, table)
     requests += taken
+    if (wasteful) for (let request = 0; request < taken; request++) waste = { request, of: taken, from }
     if (requests >= REQUESTS_A_SAMPLE && samples[0]! < samples.length - 1) {
       requests = 0
       samples[samples[0]! + 1] = young.growth()
@@ -35,6 +41,6 @@ const factory: EngineFactory = (options, moduleOptions) => {
 export default factory
 
 /** The choice of this engine. */
-export function measuring (engine: EngineName, samples: SharedArrayBuffer): EngineModule {
-  return { module: import.meta.url, options: { engine, samples } satisfies Options }
+export function measuring (engine: EngineName, samples: SharedArrayBuffer, wasteful: boolean): EngineModule {
+  return { module: import.meta.url, options: { engine, samples, wasteful } satisfies Options }
 }

@@ -82,7 +82,13 @@ export interface DriverQueue {
    * @throws RangeError for a chain that could not even go into an empty ring
    */
   addChain (readable: number, writable: number, token?: number): number
-  /** Adds a chain of these segments. Easier to read than `addChain`, for where speed is no matter. @see addChain */
+  /**
+   * Adds a chain of these segments. Easier to read than `addChain`, for where speed is no matter.
+   *
+   * @param token as for `addChain`. @default 0
+   * @returns as `addChain`
+   * @throws as `addChain`
+   */
   add (readable: readonly Segment[], writable: readonly Segment[], token?: number): number
   /** Shows the device every chain added so far, with one store. */
   publish (): void

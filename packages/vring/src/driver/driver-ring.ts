@@ -24,6 +24,7 @@ const NOT_IN_FLIGHT = -1
  * sequential consistency is what "publish, then look whether to kick" relies on.
  */
 export class DriverRing implements DriverQueue {
+  /** Where it stands. */
   readonly layout: RingLayout
   readonly size: number
   readonly segmentAddress: Float64Array
@@ -73,7 +74,7 @@ export class DriverRing implements DriverQueue {
   /**
    * Clears the ring's memory; the device must not be using it.
    *
-   * @throws GuestMemoryError when the ring, or the tables, are not writable memory in one region; RangeError when a
+   * @throws GuestMemoryError ERR_ACCESS when the ring, or the tables, are not writable memory in one region; RangeError when a
    * part is not aligned.
    */
   constructor (memory: GuestMemory, layout: RingLayout, options: DriverRingOptions = {}) {

@@ -36,6 +36,7 @@ const NO_BATCH = -1
  * pass it, sees the batch as a whole. These flags, and the event structures, are accessed with `Atomics` only.
  */
 export class PackedDriverRing implements DriverQueue {
+  /** Where it stands. */
   readonly layout: RingLayout
   readonly size: number
   readonly segmentAddress: Float64Array
@@ -91,7 +92,7 @@ export class PackedDriverRing implements DriverQueue {
   /**
    * Clears the ring's memory; the device must not be using it.
    *
-   * @throws GuestMemoryError when the ring, or the tables, are not writable memory in one region; RangeError when a
+   * @throws GuestMemoryError ERR_ACCESS when the ring, or the tables, are not writable memory in one region; RangeError when a
    * part is not aligned, or the index is no place in the ring.
    */
   constructor (memory: GuestMemory, layout: RingLayout, options: DriverRingOptions = {}) {

@@ -26,20 +26,24 @@ export interface EventSuppression {
 
 /**
  * A packed ring written word by word, well-formed or malformed on demand: for tests of the device side. It keeps no state
- * but the memory and checks nothing. Not for speed.
+ * but the memory and checks nothing. Not for speed. Every method throws GuestMemoryError ERR_ACCESS where the ring is not
+ * in guest memory.
  *
  * An *index* is a position with its wrap counter as bit 15, as on the wire: a fresh ring begins at 0x8000.
  */
 export class RawPackedRing {
+  /** Where the ring is. */
   readonly memory: GuestMemory
+  /** Where in it. */
   readonly layout: RingLayout
 
+  /** Touches nothing. */
   constructor (memory: GuestMemory, layout: RingLayout) {
     this.memory = memory
     this.layout = layout
   }
 
-  /** Writes one descriptor of the ring, or of the table at another guest address: its flags last, atomically. */
+  /** Writes one descriptor: its flags last, atomically. @param table guest address of its table. @default the ring's own */
   descriptor (position: number, descriptor: RawPackedDescriptor, table: number = this.layout.descriptorAddress): void {
     const at = table + position * VIRTQ_DESC_BYTES
     this.memory.setUint64(at, BigInt(descriptor.address ?? 0))
@@ -59,6 +63,7 @@ export class RawPackedRing {
    * Makes a chain available: descriptors from an index on, each linked to the next and marked as available, the first one
    * last. They all get the id, unless they say another.
    *
+   * @param index of the first one. @default 0x8000: a fresh ring's
    * @returns the index behind it.
    */
   chain (descriptors: readonly RawPackedDescriptor[], id: number, index = 0x8000): number {
@@ -72,7 +77,7 @@ export class RawPackedRing {
     return places.at(-1)!
   }
 
-  /** The index some descriptors behind another: the wrap counter turns at the end of the ring. */
+  /** The index some descriptors behind another: the wrap counter turns at the end of the ring. @param descriptors @default 1 */
   after (index: number, descriptors = 1): number {
     const laps = Math.floor(((index & 0x7fff) + descriptors) / this.layout.size)
     return ((index & 0x7fff) + descriptors) % this.layout.size | ((index >>> 15) + laps) % 2 << 15

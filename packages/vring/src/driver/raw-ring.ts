@@ -10,7 +10,7 @@ export interface RawDescriptor {
   readonly length?: number
   /** `VIRTQ_DESC_F_*` bits, or anything else. @default 0 */
   readonly flags?: number
-  /** @default 0 */
+  /** The descriptor behind it, where `flags` says so. @default 0 */
   readonly next?: number
 }
 
@@ -24,18 +24,22 @@ export interface UsedElement {
 
 /**
  * A ring written word by word, well-formed or malformed on demand: for tests of the device side. It keeps no state
- * but the memory and checks nothing. Not for speed.
+ * but the memory and checks nothing. Not for speed. Every method throws GuestMemoryError ERR_ACCESS where the ring is not
+ * in guest memory.
  */
 export class RawRing {
+  /** Where the ring is. */
   readonly memory: GuestMemory
+  /** Where in it. */
   readonly layout: RingLayout
 
+  /** Touches nothing. */
   constructor (memory: GuestMemory, layout: RingLayout) {
     this.memory = memory
     this.layout = layout
   }
 
-  /** Writes one descriptor of the ring's own table, or of the table at another guest address. */
+  /** Writes one descriptor. @param table guest address of its table. @default the ring's own */
   descriptor (index: number, descriptor: RawDescriptor, table: number = this.layout.descriptorAddress): void {
     const at = table + index * VIRTQ_DESC_BYTES
     this.memory.setUint64(at, BigInt(descriptor.address ?? 0))
@@ -44,7 +48,13 @@ export class RawRing {
     this.memory.setUint16(at + 14, descriptor.next ?? 0)
   }
 
-  /** Writes descriptors from `index` on, each linked to the next one, and returns `index`: the head. */
+  /**
+   * Writes descriptors, each linked to the next one.
+   *
+   * @param index of the first one. @default 0
+   * @param table guest address of their table. @default the ring's own
+   * @returns `index`: the head.
+   */
   chain (descriptors: readonly RawDescriptor[], index = 0, table: number = this.layout.descriptorAddress): number {
     descriptors.forEach((descriptor, offset) => {
       const link = offset + 1 < descriptors.length ? { flags: (descriptor.flags ?? 0) | VIRTQ_DESC_F_NEXT, next: index + offset + 1 } : {}
@@ -124,7 +134,7 @@ export class RawRing {
     return this.memory.loadUint16(this.layout.usedAddress + 4 + this.layout.size * 8)
   }
 
-  /** The used elements between two indices, by default all since index 0. */
+  /** The used elements between two indices. @param from @default 0 @param to the index behind the last one. @default the used ring's */
   used (from = 0, to: number = this.getUsedIndex()): UsedElement[] {
     const count = (to - from) & 0xffff
     return Array.from({ length: count }, (_, offset) => {
