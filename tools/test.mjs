@@ -1,33 +1,47 @@
 // Runs every test file in a process of its own, with a time limit: a hung worker or a native crash takes down
-// one file, not the run. usage: node tools/test.mjs [path prefix …]
-// Where CI is set, a file that fails is run once more at the end: what then passes counts as passed, and is told as flaky.
+// one file, not the run. As many run at the same time as there are processors, the slow ones first.
+// usage: node tools/test.mjs [--fast] [--jobs=N] [path prefix …]
+//   --fast leaves out what boots guests, drives browsers or installs packages.
+// Where CI is set, a file that fails is run once more at the end, alone: what then passes counts as passed, and is told as flaky.
 import { spawn } from 'node:child_process'
 import { readdirSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const only = process.argv.slice(2).map((path) => relative(root, join(process.cwd(), path)))
-const limitSeconds = { 'test/guests': 900, 'test/packaging': 600, 'examples': 300 }
+const { values: { fast, jobs }, positionals } = parseArgs({
+  options: { fast: { type: 'boolean', default: false }, jobs: { type: 'string', default: String(availableParallelism()) } },
+  allowPositionals: true
+})
+const only = positionals.map((path) => relative(root, join(process.cwd(), path)))
+/** Slow ones, and how long each file may take. */
+const limitSeconds = { 'test/guests': 900, 'test/packaging': 600, 'test/site': 240, 'examples': 300 }
+const isSlow = (file) => Object.keys(limitSeconds).some((prefix) => file.startsWith(prefix))
 
 const files = ['packages', 'examples', 'bench', 'endurance', 'fuzz', 'test']
   .flatMap((dir) => readdirSync(join(root, dir), { recursive: true }).map((name) => join(dir, name)))
   .filter((file) => file.endsWith('.test.ts') && !file.includes('node_modules'))
   .filter((file) => only.length === 0 || only.some((prefix) => file.startsWith(prefix)))
-  .sort()
+  .filter((file) => !fast || !isSlow(file))
+  .sort((one, other) => isSlow(other) - isSlow(one) || (one < other ? -1 : 1))
 
 const sum = { passed: 0, failed: 0, skipped: 0 }
 if (only.length === 0) await typecheck()
 const again = []
-for (const file of files) {
-  const ran = await runFile(file)
-  if (ran.result.failed > 0 && process.env.CI) {
-    console.log(`again ${ran.title}: failed, and is run once more at the end`)
-    again.push(ran)
-  } else {
-    report(ran)
+const waiting = files.values()
+await Promise.all(Array.from({ length: Number(jobs) }, async () => {
+  for (const file of waiting) {
+    const ran = await runFile(file)
+    if (ran.result.failed > 0 && process.env.CI) {
+      console.log(`again ${ran.title}: failed, and is run once more at the end`)
+      again.push(ran)
+    } else {
+      report(ran)
+    }
   }
-}
+}))
 const flaky = []
 for (const first of again) {
   const second = await runFile(first.file)

@@ -3,6 +3,7 @@ import { createCipheriv, createDecipheriv } from 'node:crypto'
 import { NEVER } from './concurrency.ts'
 import { COST_DEFAULT, HEADER_BYTES, isSectorSize, makeHeader, openHeader } from './encrypted-header.ts'
 import { DiskError } from './errors.ts'
+import type { OpenedDisk } from './opened-disk.ts'
 import { bytesOf, gather, scatter } from './segments.ts'
 
 /** A disk to be encrypted for the first time. */
@@ -64,7 +65,7 @@ export async function formatEncrypted ({ disk, key, sectorSize = 4096, cost = CO
  *
  * @throws DiskError ERR_ENCRYPTED, ERR_ENCRYPTED_KEY; as `formatEncrypted`. The disk below is the caller's again then, open
  */
-export async function encrypted ({ disk, key, format = false, discards = false, signal = NEVER }: EncryptedOptions): Promise<Disk> {
+export async function encrypted ({ disk, key, format = false, discards = false, signal = NEVER }: EncryptedOptions): Promise<OpenedDisk> {
   signal.throwIfAborted()
   if (disk.capacity <= HEADER_BYTES) throw new DiskError('ERR_ENCRYPTED', `an encrypted disk has more than ${HEADER_BYTES} bytes: this one has ${disk.capacity}`)
   const bytes = Buffer.alloc(HEADER_BYTES)
@@ -119,7 +120,7 @@ export class SectorCipher {
   }
 }
 
-class EncryptedDisk implements Disk {
+class EncryptedDisk implements OpenedDisk {
   readonly blockSize: number
   readonly readOnly: boolean
   readonly flush?: (signal: AbortSignal) => void | Promise<void>
@@ -157,5 +158,10 @@ class EncryptedDisk implements Disk {
   async close (): Promise<void> {
     this.#cipher.close()
     await this.#disk.close?.()
+  }
+
+  /** The same as `close()`, for `await using`. */
+  async [Symbol.asyncDispose] (): Promise<void> {
+    await this.close()
   }
 }

@@ -1,6 +1,7 @@
 import type { Disk } from '@node-vmm/virtio-blk-dataplane'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { DiskError } from './errors.ts'
+import type { OpenedDisk } from './opened-disk.ts'
 import { randomNumbers } from './random.ts'
 import { type DiskRequest, wrap } from './wrap.ts'
 
@@ -46,7 +47,7 @@ export interface FaultyOptions {
 }
 
 /** A disk that fails as planned, to test what guests and programs make of it. Not for anything else. @throws DiskError ERR_DISK_OPTION */
-export function faulty ({ disk, rules, seed = chooseSeed() }: FaultyOptions): Disk {
+export function faulty ({ disk, rules, seed = chooseSeed() }: FaultyOptions): OpenedDisk {
   rules.forEach(checkRule)
   const random = randomNumbers(seed)
   const seen = rules.map(() => 0)

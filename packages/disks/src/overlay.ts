@@ -2,6 +2,7 @@ import type { Disk, Segments } from '@node-vmm/virtio-blk-dataplane'
 import { existsSync } from 'node:fs'
 import { allDone, RangeLock } from './concurrency.ts'
 import { DiskError } from './errors.ts'
+import type { OpenedDisk } from './opened-disk.ts'
 import { type Base, openBase, readBase } from './overlay-base.ts'
 import { createOverlay } from './overlay-create.ts'
 import { OverlayFile, type Run } from './overlay-file.ts'
@@ -33,7 +34,7 @@ export interface OverlayOptions {
  *
  * @throws DiskError ERR_OVERLAY, ERR_OVERLAY_BASE, ERR_DISK_LOCKED, ERR_DISK_OPTION; what `raw` throws
  */
-export async function overlay (options: OverlayOptions): Promise<Disk> {
+export async function overlay (options: OverlayOptions): Promise<OpenedDisk> {
   const { file, readOnly = false, base: given } = options
   if (!existsSync(file)) await createFor(options)
   const overlayFile = await OverlayFile.open(file, readOnly)
@@ -70,7 +71,7 @@ function checkBase ({ path, header }: OverlayFile, base: Disk): void {
 }
 
 /** @internal */
-export class Overlay implements Disk {
+export class Overlay implements OpenedDisk {
   readonly capacity: number
   readonly blockSize: number
   readonly readOnly: boolean
@@ -180,5 +181,10 @@ export class Overlay implements Disk {
       this.#file.close()
       await this.#base.close?.()
     }
+  }
+
+  /** The same as `close()`, for `await using`. */
+  async [Symbol.asyncDispose] (): Promise<void> {
+    await this.close()
   }
 }

@@ -1,5 +1,6 @@
-import type { Disk, Segments } from '@node-vmm/virtio-blk-dataplane'
+import type { Segments } from '@node-vmm/virtio-blk-dataplane'
 import { DiskError } from './errors.ts'
+import { type OpenedDisk, opened } from './opened-disk.ts'
 import { bytesOf, slice } from './segments.ts'
 
 /** Memory is taken in pieces of so many bytes. */
@@ -19,7 +20,7 @@ export interface RamOptions {
  *
  * @throws DiskError ERR_DISK_OPTION
  */
-export function ram ({ capacity, blockSize = 512 }: RamOptions): Disk {
+export function ram ({ capacity, blockSize = 512 }: RamOptions): OpenedDisk {
   if (!Number.isSafeInteger(capacity) || capacity <= 0 || capacity % blockSize !== 0) {
     throw new DiskError('ERR_DISK_OPTION', `a RAM disk has whole blocks of ${blockSize} bytes, one at least: not ${capacity} bytes`)
   }
@@ -38,7 +39,7 @@ export function ram ({ capacity, blockSize = 512 }: RamOptions): Disk {
     }
   }
 
-  return {
+  return opened({
     capacity,
     blockSize,
     read (offset, segments) {
@@ -56,7 +57,7 @@ export function ram ({ capacity, blockSize = 512 }: RamOptions): Disk {
     discard: zero,
     writeZeroes: zero,
     close: () => chunks.clear()
-  }
+  })
 }
 
 /** What a range has of each chunk: `length` bytes from `from` on, which come after `done` bytes of the range. */

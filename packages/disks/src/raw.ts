@@ -1,8 +1,9 @@
 import { F_RDLCK, F_WRLCK, fileStatus, type FileStatus, lockConflicts, setLock } from '@node-vmm/libc'
-import type { Disk } from '@node-vmm/virtio-blk-dataplane'
+import type { Segments } from '@node-vmm/virtio-blk-dataplane'
 import { closeSync, constants, existsSync, openSync, readFileSync, realpathSync } from 'node:fs'
 import { OpenFile } from './disk-file.ts'
 import { DiskError } from './errors.ts'
+import { type OpenedDisk, opened } from './opened-disk.ts'
 
 const SECTOR_BYTES = 512
 // QEMU's image locks (block/file-posix.c): byte 100 + n is locked by who uses permission n, byte 200 + n by who does
@@ -30,7 +31,7 @@ export interface RawOptions {
  *
  * @throws DiskError ERR_DISK_IMAGE, ERR_DISK_LOCKED; Node's error where the file cannot be opened
  */
-export function raw ({ path, readOnly = false }: RawOptions): Disk {
+export function raw ({ path, readOnly = false }: RawOptions): OpenedDisk {
   const fd = openSync(path, readOnly ? constants.O_RDONLY : constants.O_RDWR)
   try {
     const status = fileStatus(fd)
@@ -43,22 +44,22 @@ export function raw ({ path, readOnly = false }: RawOptions): Disk {
   }
 }
 
-function rawDisk (file: OpenFile, capacity: number, blockSize: number, readOnly: boolean): Disk {
-  const disk: Disk = {
+function rawDisk (file: OpenFile, capacity: number, blockSize: number, readOnly: boolean): OpenedDisk {
+  const disk = {
     capacity,
     blockSize,
     readOnly,
-    read: (offset, segments) => file.read(offset, segments),
+    read: (offset: number, segments: Segments) => file.read(offset, segments),
     close: () => file.close()
   }
-  if (readOnly) return disk
-  return {
+  if (readOnly) return opened(disk)
+  return opened({
     ...disk,
     write: (offset, segments) => file.write(offset, segments),
     flush: () => file.sync(),
     discard: (offset, length) => file.punch(offset, length),
     writeZeroes: (offset, length, unmap) => unmap ? file.punch(offset, length) : file.zero(offset, length)
-  }
+  })
 }
 
 function sizeOf (status: FileStatus, path: string): number {

@@ -5,6 +5,7 @@ import { NEVER } from './concurrency.ts'
 import { encrypted, type EncryptedOptions } from './encrypted.ts'
 import { DiskError } from './errors.ts'
 import { faulty, type FaultyOptions } from './faulty.ts'
+import type { OpenedDisk } from './opened-disk.ts'
 import { overlay, type OverlayOptions } from './overlay.ts'
 import { raw, type RawOptions } from './raw.ts'
 import { ram, type RamOptions } from './ram.ts'
@@ -44,7 +45,7 @@ const RULE: Kind = { fields: { 'fault!': FAULT, operation: 'text', at: 'number',
 
 interface DiskType {
   readonly fields: Fields
-  readonly open: (options: any, lower: Lower, signal: AbortSignal) => Disk | Promise<Disk>
+  readonly open: (options: any, lower: Lower, signal: AbortSignal) => OpenedDisk | Promise<OpenedDisk>
 }
 
 /** The disks below one, opened. */
@@ -106,14 +107,14 @@ export interface OpenOptions {
  *
  * @throws DiskError ERR_DISK_SPEC; what the disks throw; the signal's reason. Nothing stays open then.
  */
-export async function open (spec: DiskSpec, { signal = NEVER }: OpenOptions = {}): Promise<Disk> {
+export async function open (spec: DiskSpec, { signal = NEVER }: OpenOptions = {}): Promise<OpenedDisk> {
   return openChecked(checkSpec(spec), signal)
 }
 
 /** The same under the name that the data plane looks for: this package is a disk module, and its options are a {@link DiskSpec}. */
 export const openDisk: OpenDisk<DiskSpec> = (spec) => open(spec)
 
-async function openChecked (spec: DiskSpec, signal: AbortSignal): Promise<Disk> {
+async function openChecked (spec: DiskSpec, signal: AbortSignal): Promise<OpenedDisk> {
   signal.throwIfAborted()
   const lower: { disk?: Disk, base?: Disk } = {}
   if ('disk' in spec) lower.disk = await openChecked(spec.disk, signal)

@@ -1,4 +1,5 @@
 import type { Disk } from '@node-vmm/virtio-blk-dataplane'
+import type { OpenedDisk } from './opened-disk.ts'
 import { type Bucket, TokenBucket } from './token-bucket.ts'
 import { wrap } from './wrap.ts'
 
@@ -33,7 +34,7 @@ const PROCESS_CLOCK: Clock = {
  *
  * @throws DiskError ERR_DISK_OPTION
  */
-export function throttle ({ disk, ops, bytes, clock = PROCESS_CLOCK }: ThrottleOptions): Disk {
+export function throttle ({ disk, ops, bytes, clock = PROCESS_CLOCK }: ThrottleOptions): OpenedDisk {
   const line = new Line([bucket(ops, clock), bucket(bytes, clock)], clock)
   return wrap(disk, ({ operation, length, signal }, pass) => {
     const moved = operation === 'read' || operation === 'write' ? length : 0

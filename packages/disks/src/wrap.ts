@@ -1,4 +1,5 @@
 import type { Disk, Segments } from '@node-vmm/virtio-blk-dataplane'
+import { type OpenedDisk, opened } from './opened-disk.ts'
 import { bytesOf, slice } from './segments.ts'
 
 /** What is asked of a disk. */
@@ -15,12 +16,12 @@ export interface DiskRequest {
 export type Around = (request: DiskRequest, pass: (length?: number) => void | Promise<void>) => void | Promise<void>
 
 /** A disk with the abilities of the one below, which it owns, and whose requests all go through `around`. */
-export function wrap (disk: Disk, around: Around): Disk {
+export function wrap (disk: Disk, around: Around): OpenedDisk {
   const write = disk.write?.bind(disk)
   const flush = disk.flush?.bind(disk)
   const discard = disk.discard?.bind(disk)
   const writeZeroes = disk.writeZeroes?.bind(disk)
-  return {
+  return opened({
     get capacity () {
       return disk.capacity
     },
@@ -44,7 +45,7 @@ export function wrap (disk: Disk, around: Around): Disk {
         (part = length) => writeZeroes(offset, part, unmap, signal))
     }),
     close: () => disk.close?.()
-  }
+  })
 }
 
 function transfer (operation: 'read' | 'write', offset: number, segments: Segments, signal: AbortSignal): DiskRequest {

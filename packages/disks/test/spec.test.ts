@@ -30,6 +30,20 @@ test('a stack from plain data: throttle over overlay over image; opened again by
   await again.close!()
 })
 
+test('whatever it is, it can be disposed of, with what it owns', async () => {
+  const { base, file, key } = files()
+  const before = lowestFree()
+  const image = { type: 'raw', path: base } as const
+  for (const spec of [
+    image, { ...image, readOnly: true }, { type: 'ram', capacity: 512 }, { type: 'throttle', disk: image }, { type: 'faulty', rules: [], seed: 1, disk: image },
+    { type: 'overlay', base: image, file }, { type: 'encrypted', keyFile: key, format: true, disk: { type: 'overlay', base: { type: 'ram', capacity: 1 << 20 }, file: `${file}2` } }
+  ] as DiskSpec[]) {
+    const disk = await open(spec)
+    await disk[Symbol.asyncDispose]()
+    equal(lowestFree(), before, spec.type)
+  }
+})
+
 test('every type in one stack', async () => {
   const { file, key } = files()
   const middle: DiskSpec = { type: 'overlay', file: `${file}.middle`, base: { type: 'ram', capacity: 1 << 20 } }

@@ -100,8 +100,18 @@ export class EventPoll {
     this.#dataWord = epollDataOffset / 4
     this.#memory = new NativeMemory((BATCH + 1) * epollEventBytes)
     this.#eventsAddress = this.#memory.address
-    this.#epoll = epollCreate()
+    this.#epoll = this.#openEpoll()
     this.add(this.#stopNotifier, () => { this.#stopping = true })
+  }
+
+  #openEpoll (): number {
+    try {
+      return epollCreate()
+    } catch (error) {
+      this.#stopNotifier.close()
+      this.#memory.close()
+      throw error
+    }
   }
 
   /** The epoll instance: readable whenever a source is ready, so that polls nest. */

@@ -5,6 +5,7 @@ import { suite } from 'uvu'
 import { Worker } from 'node:worker_threads'
 import { close, EPOLLIN, EPOLLOUT, eventfd, NativeMemory, read, shutdown, unixSocketPair } from '@node-vmm/libc'
 import { EventNotifier, EventPoll, type EventSource } from '@node-vmm/event-poll'
+import { runWithFewDescriptors } from '../../../test/support/few-descriptors.ts'
 import { pipe } from './pipe.ts'
 
 const test = suite('EventPoll')
@@ -349,6 +350,11 @@ test('a bare socket is read by its callback until the end', () => {
   assert.deepEqual(got, [5, 0])
   close(one)
   buffer.close()
+})
+
+// It left its eventfd, where the epoll instance could not be had.
+test('a poll that cannot be had for lack of descriptors leaves none behind', () => {
+  runWithFewDescriptors(new URL('few-descriptors.ts', import.meta.url))
 })
 
 test.run()

@@ -66,7 +66,8 @@ export class IoUringEngine implements Engine {
   /** For the one call that io_uring cannot make: BLKDISCARD. */
   readonly #thread: BlockingThread
   readonly #ring: number
-  readonly #mappings: { readonly address: number, readonly length: number }[] = []
+  /** What gives each thing back that the kernel has of this engine, the last one first. */
+  readonly #owned: (() => void)[] = []
   #sq: Int32Array
   #cq: Int32Array
   #entries: Uint32Array
@@ -85,11 +86,12 @@ export class IoUringEngine implements Engine {
     this.#fd = fd
     this.#bufferedFd = bufferedFd
     this.depth = depth
-    const { ring, params } = setUp(depth)
+    const completionFd = eventfd()
+    this.completionFd = completionFd
+    this.#owned.push(() => close(completionFd))
+    this.#thread = new BlockingThread(completionFd)
+    const { ring, params, sq, cq, entries } = this.#open(depth)
     this.#ring = ring
-    this.completionFd = eventfd()
-    this.#thread = new BlockingThread(this.completionFd)
-    const { sq, cq, entries } = this.#mapRings(params)
     this.#sq = sq
     this.#cq = cq
     this.#entries = entries
@@ -103,7 +105,6 @@ export class IoUringEngine implements Engine {
     this.#completions = params[CQ_OFFSETS + OFF_CQES]! / 4
     // The submission queue is a ring of indices of entries; ours are always in order.
     for (let index = 0; index <= this.#sqMask; index++) sq[params[SQ_OFFSETS + OFF_SQ_ARRAY]! / 4 + index] = index
-    this.#registerEventfd()
   }
 
   submit (ids: Uint16Array, from: number, count: number, table: RequestTable): number {
@@ -220,9 +221,7 @@ export class IoUringEngine implements Engine {
     // Replaced, so that a mistaken late access reads `undefined` instead of ending the process.
     this.#sq = this.#cq = new Int32Array(0)
     this.#entries = new Uint32Array(0)
-    close(this.#ring)
-    close(this.completionFd)
-    for (const { address, length } of this.#mappings) munmap(address, length)
+    this.#giveBack()
   }
 
   /** The same as `close()`, for `using`. */
@@ -230,31 +229,49 @@ export class IoUringEngine implements Engine {
     this.close()
   }
 
-  #mapRings (params: Uint32Array): { sq: Int32Array, cq: Int32Array, entries: Uint32Array } {
+  #giveBack (): void {
+    for (const giveBack of this.#owned.splice(0).reverse()) giveBack()
+  }
+
+  /** Where it fails, nothing is left behind: `auto` goes on with the next engine. */
+  #open (depth: number): { ring: number, params: Uint32Array, sq: Int32Array, cq: Int32Array, entries: Uint32Array } {
+    try {
+      const { ring, params } = setUp(depth)
+      this.#owned.push(() => close(ring))
+      const rings = this.#mapRings(ring, params)
+      registerEventfd(ring, this.completionFd)
+      return { ring, params, ...rings }
+    } catch (error) {
+      this.#giveBack()
+      throw error
+    }
+  }
+
+  #mapRings (ring: number, params: Uint32Array): { sq: Int32Array, cq: Int32Array, entries: Uint32Array } {
     const sqBytes = params[SQ_OFFSETS + OFF_SQ_ARRAY]! + params[SQ_ENTRIES]! * 4
     const cqBytes = params[CQ_OFFSETS + OFF_CQES]! + params[CQ_ENTRIES]! * IO_URING_CQE_BYTES
-    const entries = new Uint32Array(this.#map(IORING_OFF_SQES, params[SQ_ENTRIES]! * IO_URING_SQE_BYTES))
+    const entries = new Uint32Array(this.#map(ring, IORING_OFF_SQES, params[SQ_ENTRIES]! * IO_URING_SQE_BYTES))
     if ((params[FEATURES]! & IORING_FEAT_SINGLE_MMAP) !== 0) {
-      const both = new Int32Array(this.#map(IORING_OFF_SQ_RING, Math.max(sqBytes, cqBytes)))
+      const both = new Int32Array(this.#map(ring, IORING_OFF_SQ_RING, Math.max(sqBytes, cqBytes)))
       return { sq: both, cq: both, entries }
     }
-    const sq = new Int32Array(this.#map(IORING_OFF_SQ_RING, sqBytes))
-    return { sq, cq: new Int32Array(this.#map(IORING_OFF_CQ_RING, cqBytes)), entries }
+    const sq = new Int32Array(this.#map(ring, IORING_OFF_SQ_RING, sqBytes))
+    return { sq, cq: new Int32Array(this.#map(ring, IORING_OFF_CQ_RING, cqBytes)), entries }
   }
 
-  #map (offset: number, length: number): ArrayBuffer {
-    const address = mmap({ length, fd: this.#ring, offset, flags: MAP_SHARED | MAP_POPULATE })
-    this.#mappings.push({ address, length })
+  #map (ring: number, offset: number, length: number): ArrayBuffer {
+    const address = mmap({ length, fd: ring, offset, flags: MAP_SHARED | MAP_POPULATE })
+    this.#owned.push(() => munmap(address, length))
     return viewMemory(address, length)
   }
+}
 
-  #registerEventfd (): void {
-    const argument = new NativeMemory(4)
-    argument.i32[0] = this.completionFd
-    const result = ioUringRegister(this.#ring, IORING_REGISTER_EVENTFD, argument.address, 1)
-    argument.close()
-    if (result < 0) throw new LinuxError('io_uring_register', -result, { subject: 'IORING_REGISTER_EVENTFD' })
-  }
+function registerEventfd (ring: number, fd: number): void {
+  const argument = new NativeMemory(4)
+  argument.i32[0] = fd
+  const result = ioUringRegister(ring, IORING_REGISTER_EVENTFD, argument.address, 1)
+  argument.close()
+  if (result < 0) throw new LinuxError('io_uring_register', -result, { subject: 'IORING_REGISTER_EVENTFD' })
 }
 
 function blocks (id: number, table: RequestTable): boolean {

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
-import { closeSync, openSync, readFileSync } from 'node:fs'
+import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { suite } from 'uvu'
 import { LinuxError } from '@node-vmm/libc'
 import { IoQueue, IoUringEngine, LinuxAioEngine, openEngine, SyncEngine, type Engine } from '@node-vmm/ioq'
+import { FaultyEngine } from '@node-vmm/ioq/testing'
+import { runWithFewDescriptors } from '../../../test/support/few-descriptors.ts'
 import { scratchFile } from './support.ts'
 
 const test = suite('engines')
@@ -84,6 +86,25 @@ test('opening and closing leaks no descriptors and no mappings', () => {
   lastFd.remove()
   assert.equal(lastFd.fd, firstFd.fd)
   assert.equal(count(), before)
+})
+
+test('an engine can be disposed of, a faulty one with the one below', () => {
+  const before = readdirSync('/proc/self/fd').length
+  for (const make of [IoUringEngine, LinuxAioEngine, SyncEngine]) {
+    try {
+      const engine = new make({ fd: file.fd, depth: 4 })
+      engine[Symbol.dispose]()
+      new FaultyEngine(new make({ fd: file.fd, depth: 4 }), { rules: [] })[Symbol.dispose]()
+    } catch (error) {
+      if (!(error instanceof LinuxError)) throw error
+    }
+  }
+  assert.equal(readdirSync('/proc/self/fd').length, before)
+})
+
+// It left the ring, where the eventfd beside it could not be had.
+test('engines that cannot be had for lack of descriptors leave none behind', () => {
+  runWithFewDescriptors(new URL('few-descriptors.ts', import.meta.url))
 })
 
 test.run()

@@ -19,6 +19,8 @@ export interface Watch {
 // How to close each open watch. koffi's handle dies with its garbage-collected object, silently: it is held here, too.
 const open = new Map<number, () => void>()
 let closesAtExit = false
+/** What a trial asks the kernel for: the same for all of this thread. */
+let trial: NativeMemory | undefined
 
 // A descriptor that is readable while the process ends would call back where there is no JavaScript any more: an abort.
 function closeAtExit (): void {
@@ -30,15 +32,19 @@ function closeAtExit (): void {
 // koffi ends the process where libuv refuses a descriptor: a trial finds out first, with an error.
 function checkWatchable (fd: number): void {
   if (open.has(fd)) throw new LinuxError('epoll_ctl', errno.EEXIST, { subject: `fd ${fd}`, remedy: 'It is being watched already.' })
-  const event = new NativeMemory(16)
+  trial ??= readableEvent()
   const epoll = epollCreate()
-  event.u32[0] = EPOLLIN
   try {
-    epollCtl(epoll, EPOLL_CTL_ADD, fd, event.address)
+    epollCtl(epoll, EPOLL_CTL_ADD, fd, trial.address)
   } finally {
     closeFd(epoll)
-    event.close()
   }
+}
+
+function readableEvent (): NativeMemory {
+  const event = new NativeMemory(16)
+  event.u32[0] = EPOLLIN
+  return event
 }
 
 /**

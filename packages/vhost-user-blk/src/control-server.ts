@@ -48,14 +48,24 @@ export class ControlServer {
     this.#watch = watchReadable(this.#socket.fd, () => this.#accept())
   }
 
+  /** Where descriptors ran out, the watch itself cannot be had. */
+  #awaitLater (): void {
+    this.#retry = setTimeout(() => {
+      try {
+        this.#await()
+      } catch {
+        this.#awaitLater()
+      }
+    }, ACCEPT_RETRY_MS)
+  }
+
   #accept (): void {
     let fd: number | undefined
     try {
       fd = accept(this.#socket.fd)
     } catch {
       this.#watch?.close()
-      this.#retry = setTimeout(() => this.#await(), ACCEPT_RETRY_MS)
-      return
+      return this.#awaitLater()
     }
     if (fd !== undefined) void this.#serve(new Socket({ fd, readable: true, writable: true, allowHalfOpen: true }))
   }

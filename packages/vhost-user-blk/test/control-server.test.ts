@@ -5,6 +5,7 @@ import { existsSync, statSync } from 'node:fs'
 import { createConnection, type Socket } from 'node:net'
 import { suite } from 'uvu'
 import { eventually } from '../../../test/support/eventually.ts'
+import { runWithFewDescriptors } from '../../../test/support/few-descriptors.ts'
 import { ControlError, type ControlRequest } from '../src/control.ts'
 import { CLIENTS_MAX, ControlServer, REQUEST_MAX } from '../src/control-server.ts'
 import { newPath } from './support/scratch.ts'
@@ -111,6 +112,11 @@ test('the socket is for its owner alone; both it and its clients go with the ser
   servers.pop()!.close()
   await end
   assert.equal(existsSync(path), false)
+})
+
+// The second attempt to take a client ended the process: with no descriptor left, Node could not even be asked to watch.
+test('it outlives a time without descriptors', () => {
+  runWithFewDescriptors(new URL('support/few-descriptors.ts', import.meta.url))
 })
 
 test.run()

@@ -103,6 +103,20 @@ export class Listener {
     this.#watch = watchReadable(this.#socket!.fd, () => this.#accept())
   }
 
+  /** Where descriptors ran out, the watch itself cannot be had. */
+  #awaitAgain (): void {
+    try {
+      this.#await()
+    } catch (error) {
+      this.#awaitLater(error)
+    }
+  }
+
+  #awaitLater (reason: unknown): void {
+    this.#retry = setTimeout(() => this.#awaitAgain(), ACCEPT_RETRY_MS)
+    this.#options.onProblem?.(asError(reason))
+  }
+
   #accept (): void {
     let fd: number | undefined
     try {
@@ -110,9 +124,7 @@ export class Listener {
     } catch (error) {
       // The connection stays in the backlog, readable: looking again at once would be a busy loop.
       this.#watch?.close()
-      this.#retry = setTimeout(() => this.#await(), ACCEPT_RETRY_MS)
-      this.#options.onProblem?.(asError(error))
-      return
+      return this.#awaitLater(error)
     }
     if (fd === undefined) return
     this.#watch?.close()
@@ -134,7 +146,7 @@ export class Listener {
     const isFatal = failure instanceof VhostUserError && failure.code === 'ERR_VHOST_USER_DEVICE'
     if (isFatal || this.#socket === undefined) this.#stopListening()
     if (this.#isClosing) this.#settle(isFatal || isAbandonment(failure) ? failure : undefined)
-    else this.#await()
+    else this.#awaitAgain()
   }
 
   #stopListening (): void {

@@ -7,6 +7,7 @@ import { bindUnix, close, listen as listenOn, unixSocket, unixSocketPair } from 
 import { test } from 'uvu'
 import { FrontEnd, listen, ListeningSocket } from '../src/index.ts'
 import { eventually } from '../../../test/support/eventually.ts'
+import { runWithFewDescriptors } from '../../../test/support/few-descriptors.ts'
 import { Eventfds, guestMemory, openDescriptors, RecordingDevice, ringAddresses } from './support/session.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'vhost-user-'))
@@ -246,6 +247,11 @@ test('a connected socket that was passed on is served once', async () => {
   front.close()
   assert.equal(await listener.closed, undefined)
   assert.equal(await listener.close(), undefined)
+})
+
+// The second attempt ended the process: with no descriptor left, Node could not even be asked to watch.
+test('a listener outlives a time without descriptors', () => {
+  runWithFewDescriptors(new URL('few-descriptors.ts', import.meta.url))
 })
 
 test('a descriptor that is no socket is refused', () => {

@@ -1,6 +1,6 @@
 import { EventNotifier } from '@node-vmm/event-poll'
 import { exitNow } from '@node-vmm/libc'
-import { MessageChannel, type MessagePort } from 'node:worker_threads'
+import { MessageChannel, type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import type { DiskFailure } from './disk-failures.ts'
 import { DataPlaneError, type DataPlaneErrorCode } from './errors.ts'
 import type { CommandName, Commands, PlainError, ThreadInit, FromThread, ToThread } from './messages.ts'
@@ -51,7 +51,12 @@ export class DataPlaneThread {
   readonly #ended: Promise<void>
   #end!: () => void
   readonly #onError = (error: Error): void => this.#onDeath(error)
-  readonly #onExit = (): void => this.#onEnd()
+  // Its end may be told before its last messages, which say why.
+  readonly #onExit = (): void => {
+    for (let last = this.#receive(); last !== undefined; last = this.#receive()) this.#onMessage(last.message)
+    this.#onEnd()
+  }
+
   /** See `ThreadInit`. */
   readonly #done = new Int32Array(new SharedArrayBuffer(4))
   #nextId = 0
@@ -133,6 +138,10 @@ export class DataPlaneThread {
   /** Blocks until the thread, told to exit, makes no system call any more, or for `milliseconds`. */
   awaitDone (milliseconds: number): void {
     Atomics.wait(this.#done, 0, 0, Math.max(0, milliseconds))
+  }
+
+  #receive (): { message: FromThread } | undefined {
+    return receiveMessageOnPort(this.#port)
   }
 
   #onMessage (message: FromThread): void {

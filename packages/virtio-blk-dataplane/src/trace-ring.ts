@@ -130,7 +130,7 @@ export class TraceReader {
   }
 
   /** Takes what is there, oldest first; undefined where there is nothing. */
-  take (): Uint8Array<ArrayBuffer> | undefined {
+  take (): Uint8Array | undefined {
     const written = Atomics.load(this.#words, WRITTEN)
     const read = this.#words[READ]!
     const count = (written - read) | 0

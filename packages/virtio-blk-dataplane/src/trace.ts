@@ -24,7 +24,7 @@ export type Tracer = (event: TraceEvent, microseconds: number) => void
 /** Receives trace events as records, in bulk: see `decodeTrace`. */
 export interface TraceSink {
   /** Takes whole records of one thread, in order: `TRACE_RECORD_BYTES` each, the sink's own from now on. */
-  write (records: Uint8Array<ArrayBuffer>): void
+  write (records: Uint8Array): void
   /** Leaves records where they are for now, which has new ones lost when there is no room. @default false */
   readonly isFull?: boolean
 }

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'uvu'
+import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
-import { decodeTrace, markTrace, type TraceEvent } from '../src/trace.ts'
+import { decodeTrace, EVENT, FIRST, HEAD, LOST, markTrace, QUEUE, RECORD_HALVES, RECORD_NUMBERS, SECOND, type TraceEvent } from '../src/trace.ts'
 import { allocateTraceRing, TraceReader, TraceWriter } from '../src/trace-ring.ts'
+import { BEGIN, DONE } from './support/trace-worker.ts'
 
 const now = new Float64Array([123.5])
 
@@ -101,37 +103,42 @@ test('a mark stays with its records, and what another version may have written i
 })
 
 test('a thread writes as fast as it can: what another one reads is whole and in order, and all that is missing is told', async () => {
-  const total = 300_000
+  const total = 2_000_000
   const state = allocateTraceRing(1024)
-  const writer = new Worker(new URL('./support/trace-worker.ts', import.meta.url), { workerData: { state, total } })
+  const phase = new Int32Array(new SharedArrayBuffer(4))
+  const writer = new Worker(new URL('./support/trace-worker.ts', import.meta.url), { workerData: { state, total, phase } })
   const ended = new Promise((resolve, reject) => writer.once('exit', resolve).once('error', reject))
+  await Promise.race([ended, once(writer, 'message')])
   const reader = new TraceReader(state)
   let next = 0
   let taken = 0
+  let wrong = 0
+  // Every field of a record is made of its number: one of two records, or of an older one, would be seen.
   const take = (): void => {
-    for (const event of events(reader)) {
-      if (event.name === 'virtio_blk_data_plane_trace_lost') {
-        next += event.events
+    const records = reader.take()
+    if (records === undefined) return
+    const [numbers, halves] = [new Float64Array(records.buffer), new Uint16Array(records.buffer)]
+    for (let record = 0; record < numbers.length / RECORD_NUMBERS; record++) {
+      const [number, half] = [record * RECORD_NUMBERS, record * RECORD_HALVES]
+      if (halves[half + EVENT] === LOST) {
+        next += numbers[number + FIRST]!
         continue
       }
-      // Every field of a record is made of its number: a mixture of two would be seen.
-      const expected = { name: 'virtio_blk_data_plane_process_request', queue: next % 251, readable: next, writable: -next, head: next % 32749 }
-      if (JSON.stringify(event) !== JSON.stringify(expected)) assert.deepEqual(event, expected)
+      const isWhole = numbers[number + FIRST] === next && numbers[number + SECOND] === -next
+      if (!isWhole || halves[half + QUEUE] !== next % 251 || halves[half + HEAD] !== next % 32749) wrong++
       next++
       taken++
     }
   }
-  let running = true
-  void ended.finally(() => { running = false }).catch(() => {})
-  while (running) {
-    take()
-    await new Promise(setImmediate)
-  }
+  // Both at once: neither waits for the other.
+  Atomics.store(phase, 0, BEGIN)
+  Atomics.notify(phase, 0)
+  while (Atomics.load(phase, 0) !== DONE) take()
   await ended
   take()
   new TraceWriter(state).settle()
   take()
-  assert.equal(next, total)
+  assert.deepEqual([wrong, next], [0, total])
   assert.ok(taken > 0)
 })
 
