@@ -4,6 +4,8 @@ export type DiskErrorCode =
   | 'ERR_DISK_OPTION'
   /** A description of a disk has an unknown type or option, lacks one, or cannot be read. The text says where. */
   | 'ERR_DISK_SPEC'
+  /** A module that is to open a disk cannot be loaded, or gives none. */
+  | 'ERR_DISK_MODULE'
   /** The image cannot be a disk: not a file or block device, or not whole blocks. */
   | 'ERR_DISK_IMAGE'
   /** Another process uses the image. */

@@ -6,6 +6,7 @@
 export { encrypted, type EncryptedOptions, formatEncrypted, type FormatEncryptedOptions } from './encrypted.ts'
 export * from './errors.ts'
 export * from './faulty.ts'
+export { fromModule, type ModuleOptions } from './module.ts'
 export type { OpenedDisk } from './opened-disk.ts'
 export type { Base } from './overlay-base.ts'
 export * from './overlay-create.ts'

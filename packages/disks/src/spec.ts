@@ -5,6 +5,7 @@ import { NEVER } from './concurrency.ts'
 import { encrypted, type EncryptedOptions } from './encrypted.ts'
 import { DiskError } from './errors.ts'
 import { faulty, type FaultyOptions } from './faulty.ts'
+import { fromModule, type ModuleOptions } from './module.ts'
 import type { OpenedDisk } from './opened-disk.ts'
 import { overlay, type OverlayOptions } from './overlay.ts'
 import { raw, type RawOptions } from './raw.ts'
@@ -31,9 +32,14 @@ export type DiskSpec =
   /** `keyFile`: the path of a file whose bytes, all of them, are the key. */
   | { readonly type: 'encrypted', readonly disk: DiskSpec, readonly keyFile: string } & Omit<EncryptedOptions, 'disk' | 'key' | 'signal'>
   | { readonly type: 'faulty', readonly disk: DiskSpec } & Omit<FaultyOptions, 'disk'>
+  | {
+    readonly type: 'module'
+    /** @default none */
+    readonly disk?: DiskSpec
+  } & Omit<ModuleOptions, 'disk'>
 
 /** What an option may be. A size is a number, or text with one of the units K, M, G, T (powers of 1024). */
-export type Kind = 'text' | 'uri' | 'flag' | 'number' | 'size' | 'disk' | { readonly fields: Fields, readonly short?: string } | { readonly list: Kind }
+export type Kind = 'text' | 'uri' | 'flag' | 'number' | 'size' | 'disk' | 'texts' | { readonly fields: Fields, readonly short?: string } | { readonly list: Kind }
 
 /** The options of something, by name; those that it cannot do without have a `!` behind their name. */
 export type Fields = Readonly<Record<string, Kind>>
@@ -90,6 +96,10 @@ const types: Readonly<Record<DiskSpec['type'], DiskType>> = {
   faulty: {
     fields: { 'disk!': 'disk', 'rules!': { list: RULE }, seed: 'number' },
     open: (options, { disk }) => faulty({ ...options, disk })
+  },
+  module: {
+    fields: { 'path!': 'text', options: 'texts', disk: 'disk' },
+    open: (options, { disk }) => fromModule({ ...options, ...(disk !== undefined && { disk }) })
   }
 }
 
@@ -117,7 +127,7 @@ export const openDisk: OpenDisk<DiskSpec> = (spec) => open(spec)
 async function openChecked (spec: DiskSpec, signal: AbortSignal): Promise<OpenedDisk> {
   signal.throwIfAborted()
   const lower: { disk?: Disk, base?: Disk } = {}
-  if ('disk' in spec) lower.disk = await openChecked(spec.disk, signal)
+  if ('disk' in spec && spec.disk !== undefined) lower.disk = await openChecked(spec.disk, signal)
   if (spec.type === 'overlay' && spec.base !== undefined && spec.base.type !== 'raw') lower.base = await openChecked(readOnly(spec.base), signal)
   try {
     const { type, ...options } = spec
@@ -129,7 +139,7 @@ async function openChecked (spec: DiskSpec, signal: AbortSignal): Promise<Opened
 }
 
 function readOnly (spec: DiskSpec): DiskSpec {
-  if ('disk' in spec) return { ...spec, disk: readOnly(spec.disk) }
+  if ('disk' in spec && spec.disk !== undefined) return { ...spec, disk: readOnly(spec.disk) }
   return spec.type === 'raw' || spec.type === 'overlay' ? { ...spec, readOnly: true } : spec
 }
 
@@ -169,6 +179,7 @@ function checkFields (values: Readonly<Record<string, unknown>>, fields: Fields,
 
 function check (value: unknown, kind: Kind, where: string): unknown {
   if (kind === 'disk') return checkDisk(value, where)
+  if (kind === 'texts') return checkTexts(value, where)
   if (kind === 'text') return checkText(value, where)
   if (kind === 'uri') return checkUri(value, where)
   if (kind === 'flag') return checkFlag(value, where)
@@ -183,6 +194,16 @@ function check (value: unknown, kind: Kind, where: string): unknown {
 function checkText (value: unknown, where: string): string {
   if (typeof value !== 'string' || value === '') throw wrong(where, `text is needed: not ${show(value)}`)
   return value
+}
+
+/** Values by name, both of the user's own. */
+function checkTexts (value: unknown, where: string): Record<string, string> {
+  if (!isObject(value)) throw wrong(where, `names and values are needed: not ${show(value)}`)
+  return Object.fromEntries(Object.entries(value).map(([name, text]) => {
+    if (!/^[A-Za-z]\w*$/.test(name)) throw wrong(where, `a name begins with a letter, and has letters, digits and _: not ${show(name)}`)
+    if (!['string', 'number', 'boolean'].includes(typeof text)) throw wrong(`${where}.${name}`, `text, a number, true or false is needed: not ${show(text)}`)
+    return [name, String(text)]
+  }))
 }
 
 function checkUri (value: unknown, where: string): string {

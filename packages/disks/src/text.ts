@@ -91,8 +91,7 @@ class Reader {
   #bracketed (kind: Kind | undefined): unknown {
     if (kind === 'disk') return this.disk()
     if (typeof kind === 'object' && 'list' in kind) return this.#list(kind.list)
-    const fields: Fields = typeof kind === 'object' ? kind.fields : {}
-    return this.#options((name) => fieldKind(fields, name))
+    return this.#options((name) => fieldKind(fieldsOf(kind), name))
   }
 
   #list (kind: Kind): unknown[] {
@@ -165,7 +164,12 @@ function formatOptions (options: object, kindOfOption: (name: string) => Kind | 
 function formatValue (value: unknown, kind: Kind | undefined): string {
   if (kind === 'disk') return `[${formatChecked(value as DiskSpec)}]`
   if (Array.isArray(value)) return `[${value.map((item) => formatValue(item, (kind as { list: Kind }).list)).join(',')}]`
-  if (typeof value === 'object') return `[${formatOptions(value as object, (name) => fieldKind((kind as { fields: Fields }).fields, name))}]`
+  if (typeof value === 'object') return `[${formatOptions(value as object, (name) => fieldKind(fieldsOf(kind), name))}]`
   const text = String(value)
   return typeof value !== 'string' || /^[^,[\]"]+$/.test(text) ? text : JSON.stringify(text)
+}
+
+/** What options there are in brackets; none are known of a kind that has names of the user's own. */
+function fieldsOf (kind: Kind | undefined): Fields {
+  return typeof kind === 'object' && 'fields' in kind ? kind.fields : {}
 }

@@ -112,10 +112,10 @@ test('sizes may have units, and short forms are written out', () => {
 })
 
 for (const [spec, message] of [
-  [undefined, 'disk: a disk is an object with a type (raw, ram, nbd, overlay, throttle, encrypted, faulty)'],
-  ['base.img', 'disk: a disk is an object with a type (raw, ram, nbd, overlay, throttle, encrypted, faulty)'],
-  [{ type: 'qcow2' }, "disk: there is no type 'qcow2': raw, ram, nbd, overlay, throttle, encrypted, faulty"],
-  [{ type: 'toString' }, "disk: there is no type 'toString': raw, ram, nbd, overlay, throttle, encrypted, faulty"],
+  [undefined, 'disk: a disk is an object with a type (raw, ram, nbd, overlay, throttle, encrypted, faulty, module)'],
+  ['base.img', 'disk: a disk is an object with a type (raw, ram, nbd, overlay, throttle, encrypted, faulty, module)'],
+  [{ type: 'qcow2' }, "disk: there is no type 'qcow2': raw, ram, nbd, overlay, throttle, encrypted, faulty, module"],
+  [{ type: 'toString' }, "disk: there is no type 'toString': raw, ram, nbd, overlay, throttle, encrypted, faulty, module"],
   [{ type: 'raw' }, 'disk: a disk of type raw needs path'],
   [{ type: 'raw', path: 7 }, 'disk.path: text is needed: not 7'],
   [{ type: 'raw', path: 'x', readonly: true }, 'disk.readonly: a disk of type raw has no such option: path, readOnly'],

@@ -30,6 +30,10 @@ for (const [text, spec] of [
     type: 'throttle', disk: { type: 'overlay', base: { type: 'nbd', uri: 'nbds://[::1]/x' }, file: 'vm1.ovl' }, ops: { size: 7 }
   }],
   ['encrypted:keyFile=key,disk=[nbd://storage.example]', { type: 'encrypted', disk: { type: 'nbd', uri: 'nbd://storage.example' }, keyFile: 'key' }],
+  ['throttle:ops=7,disk=[module:path=./my-disk.js,options=[size=1M,of="a,b"]]', {
+    type: 'throttle', disk: { type: 'module', path: './my-disk.js', options: { size: '1M', of: 'a,b' } }, ops: { size: 7 }
+  }],
+  ['module:path=./cache.js,disk=[nbd://host/x]', { type: 'module', path: './cache.js', disk: { type: 'nbd', uri: 'nbd://host/x' } }],
   ['raw:path=nbd://x', { type: 'raw', path: 'nbd://x' }],
   ['faulty:disk=x.img,rules=[]', { type: 'faulty', disk: { type: 'raw', path: 'x.img' }, rules: [] }]
 ] as const) {
@@ -53,6 +57,7 @@ for (const [text, message] of [
   ['throttle:disk=[raw:path=a', /⟪here⟫: '\]' is needed/],
   ['overlay:base=raw:path=a,file=b', /a disk in a disk stands in brackets, \[raw:…\]/],
   ['overlay:base=base.img,file=b,pth=c', /^disk\.pth: a disk of type overlay has no such option/],
+  ['module:path=a,options=b', /^disk\.options: names and values are needed: not "b"$/],
   ['overlay:__proto__=x,file=b', /an option, name=value, is needed/],
   ['overlay:constructor=x,file=b', /^disk\.constructor: /]
 ] as const) {
@@ -74,6 +79,9 @@ const { disk: anyDisk } = fc.letrec<{ disk: DiskSpec }>((tie) => ({
     fc.record({ type: fc.constant('overlay'), base: tie('disk'), file: text, readOnly: fc.boolean(), capacity: size, clusterSize: size }, { requiredKeys: ['type', 'file'] }),
     fc.record({ type: fc.constant('throttle'), disk: tie('disk'), ops: bucket, bytes: bucket }, { requiredKeys: ['type', 'disk'] }),
     fc.record({ type: fc.constant('encrypted'), disk: tie('disk'), keyFile: text, format: fc.boolean(), discards: fc.boolean() }, { requiredKeys: ['type', 'disk', 'keyFile'] }),
+    fc.record({
+      type: fc.constant('module'), path: text, options: fc.dictionary(fc.stringMatching(/^[A-Za-z]\w{0,5}$/), fc.string(), { noNullPrototype: true }), disk: tie('disk')
+    }, { requiredKeys: ['type', 'path'] }),
     fc.record({ type: fc.constant('faulty'), disk: tie('disk'), rules: fc.array(rule, { maxLength: 3 }), seed: fc.nat() }, { requiredKeys: ['type', 'disk', 'rules'] })
   ) as fc.Arbitrary<DiskSpec>
 }))

@@ -87,7 +87,8 @@ const CONNECTIONS_MAX = 16
  *
  * Offsets and lengths are bytes, multiples of `info.blockSize.minimum`. Every call rejects with {@link NbdError}
  * ERR_NBD_CLOSED, ERR_NBD_DISCONNECTED, ERR_NBD_PROTOCOL or ERR_NBD_CHANGED where the client is of no use any more, with
- * the protocol's error where the server fails the request, and with the reason of its signal. Memory that is handed over is the caller's again when the promise settles.
+ * the protocol's error where the server fails the request, and with the reason of its signal. Memory that is handed over
+ * is the caller's again when the promise settles.
  */
 export class NbdClient {
   readonly #links: Link[] = []

@@ -18,6 +18,6 @@ export function parseSpec (spec: string): DiskModule<DiskSpec> {
 /** @throws UsageError for a disk that a sandbox would take the ground from */
 export function checkSandboxed (spec: DiskSpec): void {
   if (spec.type === 'nbd') throw new UsageError('--sandbox leaves no way to connect anew: a disk of NBD would be lost with its first connection.')
-  if ('disk' in spec) checkSandboxed(spec.disk)
-  if ('base' in spec) checkSandboxed(spec.base)
+  if ('disk' in spec && spec.disk !== undefined) checkSandboxed(spec.disk)
+  if ('base' in spec && spec.base !== undefined) checkSandboxed(spec.base)
 }

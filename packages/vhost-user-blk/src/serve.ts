@@ -63,7 +63,8 @@ export interface Server {
  * Serves a disk, a raw image or one of your own, to vhost-user front-ends, one after the other: from a data-plane thread, or
  * from this one where your own disk is an object of it.
  *
- * @throws DataPlaneError, VhostUserError or LinuxError, each with its remedy; the signal's reason: nothing is left open then
+ * @throws DataPlaneError, VhostUserError ERR_VHOST_USER_ADDRESS or LinuxError, each with its remedy; TypeError for both a
+ * `socketPath` and an `fd`, or neither; the signal's reason. Nothing is left open then
  */
 export async function serve (options: ServeOptions): Promise<Server> {
   const { socketPath, socketMode, socketOwner, fd, traceMessages, onProblem, signal, ...disk } = options

@@ -34,6 +34,25 @@ test('--disk: a stack of disks is served, and closed at the end', async () => {
   assert.equal(existsSync(socketPath), false)
 })
 
+test('--disk: a module of one\'s own', async () => {
+  const [module, socketPath] = [`${newPath()}.mjs`, newPath()]
+  writeFileSync(module, `export const openDisk = ({ size }) => {
+    const bytes = Buffer.alloc(Number(size))
+    const each = (segments, offset, copy) => segments.reduce((at, segment) => { copy(segment, at); return at + segment.length }, offset)
+    return {
+      capacity: bytes.length,
+      read: (offset, segments) => void each(segments, offset, (segment, at) => segment.set(bytes.subarray(at, at + segment.length))),
+      write: (offset, segments) => void each(segments, offset, (segment, at) => bytes.set(segment, at))
+    }
+  }`)
+  const program = await Program.ready([`--socket-path=${socketPath}`, `--disk=module:path=${module},options=[size=65536]`])
+  assert.equal(await writeAndRead(socketPath), 65536)
+  assert.deepEqual(await program.end(), { status: 0, signal: null })
+  const missing = await run(`--socket-path=${socketPath}`, `--disk=module:path=${module}.gone`)
+  assert.equal(missing.status, 1)
+  assert.match(missing.stderr, /cannot be loaded/)
+})
+
 test('a disk that can only be read is told to be so', async () => {
   const program = await Program.ready([`--socket-path=${newPath()}`, `--disk=raw:path=${newImage()},readOnly=true`])
   assert.match(program.stdout, / \(1048576 bytes, read-only, /)

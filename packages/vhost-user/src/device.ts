@@ -76,7 +76,11 @@ export interface VhostUserDevice {
    * @returns false when the field is not writable, or the value not valid: nothing has changed then.
    */
   setConfig? (offset: number, data: Uint8Array, live: boolean): boolean | Promise<boolean>
-  /** The features that the guest's driver accepted: a subset of `features`. No queue runs; may come repeatedly. @throws anything, to refuse them: the front-end is told as REPLY_ACK allows */
+  /**
+   * The features that the guest's driver accepted: a subset of `features`. No queue runs; may come repeatedly.
+   *
+   * @throws anything, to refuse them: the front-end is told as REPLY_ACK allows
+   */
   setFeatures (features: bigint): void
   /**
    * Starts a queue. It must look at the ring at once: buffers may wait there whose kick was read by somebody else.

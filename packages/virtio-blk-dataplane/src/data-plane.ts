@@ -71,6 +71,8 @@ export class DataPlane implements Drainable {
   #geometry: BlockGeometry
   readonly #trace: TraceCollector
   #state: DataPlaneState = 'created'
+  /** Calls of `resume`. */
+  #resumes = 0
   /** Of queues that were running when the data plane was given up, what became of them. */
   readonly #left = new Map<number, VirtqueueState | AbandonedError>()
   #givingUp: Promise<AbandonedError> | undefined
@@ -349,11 +351,12 @@ export class DataPlane implements Drainable {
 
   /**
    * Drains, and keeps the guest's requests waiting in their rings until `resume`: the image is the caller's meanwhile.
-   * No effect when paused.
+   * No effect when paused. After a `resume` that came meanwhile it serves on as soon as it has drained.
    *
    * @throws as `drain`: it is not paused then
    */
   pause (options: WaitOptions = {}): Promise<void> {
+    const resumes = this.#resumes
     return this.#inOrder(async () => {
       if (this.#state === 'paused' || this.#medium === undefined) return
       if (this.#state !== 'running') throw new DataPlaneError('ERR_STATE', `nothing is served: a data plane that is ${this.#state} cannot pause`)
@@ -362,7 +365,8 @@ export class DataPlane implements Drainable {
       try {
         await gate.settle(options)
         if (gate.isGivenUp) throw new DataPlaneError('ERR_ABANDONED', 'the data plane was given up, and stopped')
-        this.#state = 'paused'
+        if (resumes === this.#resumes) this.#state = 'paused'
+        else gate.letGo()
       } catch (error) {
         gate.letGo()
         throw error
@@ -370,9 +374,10 @@ export class DataPlane implements Drainable {
     })
   }
 
-  /** Serves on after a pause. No effect when not paused. */
+  /** Serves on after a pause, or has one that still drains not last. No effect when not paused. */
   resume (): void {
     this.#checkOpen()
+    this.#resumes++
     if (this.#state !== 'paused') return
     this.#state = 'running'
     this.#gate.letGo()

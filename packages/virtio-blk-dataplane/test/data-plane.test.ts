@@ -84,6 +84,19 @@ test('a data plane that is switched off does nothing, and every call succeeds', 
   assert.equal(plane.state, 'closed')
 })
 
+test('bug: a resume that came before the pause had drained was lost', async () => {
+  const plane = make()
+  const player = guest()
+  await plane.start([player.setup])
+  const paused = plane.pause()
+  plane.resume()
+  await paused
+  assert.equal(plane.state, 'running')
+  assert.equal((await player.flush()).status, VIRTIO_BLK_S_OK)
+  await plane.pause()
+  assert.equal(plane.state, 'paused')
+})
+
 test('the life-cycle: each state, and calls without effect', async () => {
   const plane = make()
   const player = guest()
