@@ -1,6 +1,10 @@
 import assert from 'node:assert/strict'
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { eventually } from './eventually.ts'
+
+const SAMPLE_MILLISECONDS = 20
+const SAME_SAMPLES = 15
 
 /**
  * What a process holds that it could leak: its descriptors, by what they are, and its mappings of files and of kernel
@@ -30,6 +34,18 @@ function mappings (pid: number): string[] {
     bytes.set(what, (bytes.get(what) ?? 0) + Number(`0x${end}`) - Number(`0x${start}`))
   }
   return [...bytes].map(([what, total]) => `${what}: ${total} bytes`)
+}
+
+/** What a process holds once that does not change for a while: it may give things back after its last answer. */
+export async function settledFootprint (pid: number): Promise<string[]> {
+  let last = footprint(pid)
+  for (let same = 0; same < SAME_SAMPLES;) {
+    await sleep(SAMPLE_MILLISECONDS)
+    const now = footprint(pid)
+    same = now.join() === last.join() ? same + 1 : 0
+    last = now
+  }
+  return last
 }
 
 /** Waits until a process holds what it held before, no more and no less. @throws with the difference */

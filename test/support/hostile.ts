@@ -7,7 +7,7 @@ import { test } from 'uvu'
 import { BlockDriver, SECTOR_BYTES } from '../../packages/virtio-blk-driver/src/index.ts'
 import { sectorPattern } from '../../packages/virtio-blk-dataplane/test/support/image.ts'
 import { eventually } from './eventually.ts'
-import { footprint, holdsAgain, processState } from './footprint.ts'
+import { holdsAgain, processState, settledFootprint } from './footprint.ts'
 import { HostileGuest, type GuestOptions, type Layout } from './hostile-guest.ts'
 import { blankImage } from './image.ts'
 import type { Running } from './processes.ts'
@@ -116,7 +116,7 @@ class Served {
     for (const layout of LAYOUTS) await served.#servesHonestly(layout)
     // By then it has given back what it had of theirs.
     await eventually('the first sessions are over', () => program.output.split('the session ended').length === 1 + LAYOUTS.length)
-    served.#before = footprint(program.pid)
+    served.#before = await settledFootprint(program.pid)
     return served
   }
 
