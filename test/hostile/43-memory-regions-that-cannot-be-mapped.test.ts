@@ -64,20 +64,22 @@ define('a file that was cut before it is passed is refused: to touch it would en
   assert.equal((await queue.getId()).written, 21)
 })
 
-define('what is no memory is refused: a directory, an eventfd, a socket, more than the address space', async ({ connect, image }) => {
+define('what is no memory is refused: a directory, an eventfd, a device, more than the address space', async ({ connect, image }) => {
   const { front, queue } = await connect()
   const vast = memoryFile(2 ** 51)
   const folder = openSync('/', constants.O_RDONLY)
   const path = openSync(image, 0o10000000)
+  const zeroes = openSync('/dev/zero', constants.O_RDWR)
   for (const [title, region] of Object.entries({
     'a directory': { ...good, fd: folder },
     'a path': { ...good, fd: path },
     'an eventfd': { ...good, fd: queue.kick.fd },
+    'zeroes, whose last page is not there': { ...good, offset: 4096, fd: zeroes },
     'more than the address space': { ...good, size: 2 ** 51, fd: vast }
   })) {
     await inCase(title, () => assert.rejects(front.addMemReg(region), { code: 'ERR_VHOST_USER_REFUSED' }))
   }
-  for (const fd of [vast, folder, path]) closeSync(fd)
+  for (const fd of [vast, folder, path, zeroes]) closeSync(fd)
   assert.equal((await queue.getId()).written, 21)
 })
 

@@ -6,6 +6,8 @@ export type GuestMemoryErrorCode =
   | 'ERR_REGION_OVERLAP'
   /** A region reaches past the end of its file: touching it would end the process (SIGBUS). */
   | 'ERR_REGION_BEYOND_FILE'
+  /** What backs a region is no regular file: nobody can say where a device ends, and touching it there ends the process. */
+  | 'ERR_REGION_NO_FILE'
   /** No region has these addresses. */
   | 'ERR_REGION_UNKNOWN'
   /** The access is not wholly inside mapped memory, or writes where the guest's memory is read-only. */

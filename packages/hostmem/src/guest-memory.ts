@@ -78,8 +78,8 @@ export class GuestMemory {
    * Maps regions of files, a guest's memory as its VMM or front-end passes it on; or takes over what the caller has in
    * this process already, by its address.
    *
-   * @throws GuestMemoryError ERR_REGION_INVALID, ERR_REGION_OVERLAP, ERR_REGION_BEYOND_FILE; LinuxError when the kernel
-   * refuses. Nothing stays mapped then.
+   * @throws GuestMemoryError ERR_REGION_INVALID, ERR_REGION_OVERLAP, ERR_REGION_BEYOND_FILE, ERR_REGION_NO_FILE; LinuxError
+   * when the kernel refuses. Nothing stays mapped then.
    */
   static map (regions: readonly (RegionInit | HostRegionInit)[]): GuestMemory {
     const mapped: MappedRegion[] = []

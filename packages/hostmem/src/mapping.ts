@@ -15,10 +15,15 @@ export class Mapping {
     this.#length = length
   }
 
-  /** Maps `size` bytes at `offset` of the file, shared. @throws GuestMemoryError past its end; LinuxError */
+  /** Maps `size` bytes at `offset` of the file, shared. @throws GuestMemoryError past its end, or for no regular file; LinuxError */
   static create (fd: number, offset: number, size: number, readOnly: boolean): Mapping {
     const status = fileStatus(fd)
-    if (status.kind === 'file' && offset + size > status.size) {
+    // The end of a device is not known. That of /dev/zero is as far as was mapped, counted from its beginning: with an offset
+    // the last pages are behind it.
+    if (status.kind !== 'file') {
+      throw new GuestMemoryError('ERR_REGION_NO_FILE', `a region is backed by a regular file, of memfd_create(2), tmpfs or hugetlbfs: not by ${what(status.kind)}`)
+    }
+    if (offset + size > status.size) {
       throw new GuestMemoryError('ERR_REGION_BEYOND_FILE',
         `${size} bytes at offset ${offset} reach past the end of the file, which has ${status.size} bytes`)
     }
@@ -43,4 +48,8 @@ export class Mapping {
   release (): void {
     if (--this.#holders === 0 && this.#length > 0) munmap(this.#start, this.#length)
   }
+}
+
+function what (kind: string): string {
+  return kind === 'other' ? 'a descriptor of another kind' : `a ${kind}`
 }

@@ -6,7 +6,7 @@ export interface RegionInit {
   readonly guestAddress: number
   /** Bytes, at least 1. */
   readonly size: number
-  /** The backing file, a memfd mostly. Borrowed: it may be closed once the region is mapped. */
+  /** The backing file, a regular one: a memfd mostly. Borrowed: it may be closed once the region is mapped. */
   readonly fd: number
   /** Where in the file the region begins, in bytes. @default 0 */
   readonly offset?: number

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync } from 'node:fs'
 import { Worker } from 'node:worker_threads'
-import { close, ftruncate, getSeals, F_SEAL_GROW, F_SEAL_SHRINK, memfdCreate, NativeMemory } from '@node-vmm/libc'
+import { close, eventfd, ftruncate, getSeals, F_SEAL_GROW, F_SEAL_SHRINK, memfdCreate, NativeMemory } from '@node-vmm/libc'
 import { test } from 'uvu'
 import { GuestMemory, GuestMemoryError, type GuestMemoryErrorCode, type RegionInit, WINDOW_BYTES } from '../src/index.ts'
 
@@ -75,6 +75,22 @@ test('regions that cannot be are refused, and leave nothing mapped', () => {
   assert.equal(mappings('refused'), 0)
   GuestMemory.map([good, { guestAddress: 0x1000, size: 1, fd }]).release()
   close(fd)
+})
+
+test('bug: /dev/zero, mapped with an offset, ended the process: what is no regular file is refused', () => {
+  const fd = file('good', MiB)
+  const good = { guestAddress: 0, size: 0x1000, fd }
+  for (const path of ['/dev/zero', '/', '/dev/null']) {
+    const device = openSync(path, 'r')
+    refuses([good, { guestAddress: 0x10000, size: 0x10000, fd: device, offset: 0x1000 }], 'ERR_REGION_NO_FILE')
+    refuses([good, { guestAddress: 0x10000, size: 0x1000, fd: device }], 'ERR_REGION_NO_FILE')
+    closeSync(device)
+  }
+  const event = eventfd()
+  refuses([good, { guestAddress: 0x10000, size: 8, fd: event }], 'ERR_REGION_NO_FILE')
+  close(event)
+  close(fd)
+  assert.equal(mappings('good'), 0)
 })
 
 test('lookups take a length and an access', () => {
