@@ -607,8 +607,11 @@ export class DataPlane implements Drainable {
   }
 
   #launcher (index: number): (init: ThreadInit) => Runner {
-    const { cpus: { [index]: cpus } = [], pollMaxMicroseconds, iothread = new IoThread({ cpus, pollMaxMicroseconds }) } = this.#options
-    return (init) => this.#diskModule === undefined ? launchOn(iothread, init) : new DiskThread({ init, cpus })
+    const { cpus: perThread = [], pollMaxMicroseconds, iothread } = this.#options
+    const cpus = perThread[index]
+    if (this.#diskModule !== undefined) return (init) => new DiskThread({ init, cpus })
+    const thread = iothread ?? new IoThread({ cpus, pollMaxMicroseconds })
+    return (init) => launchOn(thread, init)
   }
 
   #onProblem ({ message, stack }: DiskFailure): void {

@@ -1,6 +1,7 @@
 import { Worker } from 'node:worker_threads'
 import type { Runner } from './data-plane-thread.ts'
 import type { ThreadInit } from './messages.ts'
+import { workerEntry } from './worker-entry.ts'
 
 /** What the thread is started with. */
 export interface DiskThreadData {
@@ -12,14 +13,10 @@ export interface DiskThreadData {
 /** A thread that has a disk of the user's own, which a module opens. */
 export class DiskThread extends Worker implements Runner {
   constructor (data: DiskThreadData) {
-    super(workerEntry(), { workerData: data, transferList: [data.init.port], name: 'virtio-blk-data-plane' })
+    super(workerEntry('disk-worker'), { workerData: data, transferList: [data.init.port], name: 'virtio-blk-data-plane' })
   }
 
   abandon (): void {
     this.unref()
   }
-}
-
-function workerEntry (): URL {
-  return new URL(import.meta.url.endsWith('.ts') ? './disk-worker.ts' : './disk-worker.js', import.meta.url)
 }

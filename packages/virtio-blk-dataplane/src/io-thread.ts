@@ -3,6 +3,7 @@ import { Worker } from 'node:worker_threads'
 import { checkInteger } from './check.ts'
 import type { Runner } from './data-plane-thread.ts'
 import type { ThreadInit } from './messages.ts'
+import { workerEntry } from './worker-entry.ts'
 
 /** Microseconds that a data-plane thread polls at most, unless told otherwise. */
 export const POLL_DEFAULT = 100
@@ -70,7 +71,7 @@ class IoWorker extends Worker implements Runner {
     const members = new SharedArrayBuffer(4)
     const wake = EventNotifier.create()
     const workerData: IoThreadData = { wakeFd: wake.fd, members, cpus, pollMaxMicroseconds }
-    super(workerEntry(), { workerData, name: 'virtio-blk-data-plane' })
+    super(workerEntry('worker'), { workerData, name: 'virtio-blk-data-plane' })
     this.#wake = wake
     this.#members = new Int32Array(members)
     this.#members[0] = 1
@@ -104,8 +105,4 @@ class IoWorker extends Worker implements Runner {
     this.#hasFailed = true
     this.unref()
   }
-}
-
-function workerEntry (): URL {
-  return new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js', import.meta.url)
 }
