@@ -8,7 +8,8 @@ import { Running } from '../test/support/processes.ts'
 const EVENTS = '/sys/kernel/tracing/events/syscalls'
 /** System calls that ask for disk I/O, or for its completions. */
 const IO_CALLS = new Set([
-  'io_uring_enter', 'io_submit', 'io_getevents', 'io_pgetevents', 'pread64', 'pwrite64', 'preadv', 'pwritev', 'preadv2', 'pwritev2', 'fdatasync'
+  'io_uring_enter', 'io_submit', 'io_getevents', 'io_pgetevents', 'process_vm_readv', 'process_vm_writev',
+  'pread64', 'pwrite64', 'preadv', 'pwritev', 'preadv2', 'pwritev2', 'fdatasync'
 ])
 const OTHER_CALLS = ['epoll_wait', 'epoll_pwait', 'epoll_pwait2', 'ppoll', 'poll', 'read', 'write', 'futex', 'sched_yield']
 const ATTACH_MILLISECONDS = 400

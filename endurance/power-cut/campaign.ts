@@ -2,7 +2,7 @@ import { engineRefused } from '../../test/support/server.ts'
 import { type Choices, type Plan, planOf } from './plan.ts'
 import { type Outcome, run } from './run.ts'
 
-const ENGINES = ['io_uring', 'linux-aio', 'sync'] as const
+const ENGINES = ['mapped', 'io_uring', 'linux-aio', 'sync'] as const
 /** Runs at once: most of one is the start of its processes. */
 const JOBS = 2
 

@@ -6,6 +6,7 @@ import type { PowerCut } from '@node-vmm/ioq/testing'
 import { BlockDriver } from '@node-vmm/virtio-blk-driver'
 import { Running } from '../../test/support/processes.ts'
 import { startOurs } from '../../test/support/server.ts'
+import { MEMORY_FOLDER } from '../../test/support/temporary.ts'
 import { loadUntilGone } from './guest.ts'
 import { History, type Violation } from './history.ts'
 import type { Plan } from './plan.ts'
@@ -28,7 +29,7 @@ export interface Outcome {
 
 /** Serves a disk to a guest that loads it, takes the power away, and looks what the disk has. */
 export async function run (plan: Plan): Promise<Outcome> {
-  const folder = mkdtempSync(join(tmpdir(), 'node-vmm-power-cut-'))
+  const folder = mkdtempSync(join(plan.cut.engine === 'mapped' ? MEMORY_FOLDER : tmpdir(), 'node-vmm-power-cut-'))
   const [path, socketPath] = [join(folder, 'disk.img'), join(folder, 'vhost.sock')]
   const { how, writeThrough } = plan
   const history = new History(SECTORS, writeThrough || how === 'process' ? 'acknowledged' : 'flushed')

@@ -62,10 +62,10 @@ export async function program (folder: string): Promise<Subject> {
   }
 }
 
-/** `serve()` in a program of somebody else's, with Linux AIO. */
+/** `serve()` in a program of somebody else's, by copying. */
 export async function library (folder: string): Promise<Subject> {
   const [path, socketPath] = [newImage(folder), join(folder, 'vhost.sock')]
-  const options = { path, socketPath, queues: QUEUES, threads: THREADS, packed: true, inOrder: true, engine: 'linux-aio' }
+  const options = { path, socketPath, queues: QUEUES, threads: THREADS, packed: true, inOrder: true, engine: 'auto' }
   const child = fork(fileURLToPath(new URL('./server.mjs', import.meta.url)), [JSON.stringify(options)], { execArgv: ['--expose-gc'] })
   const commands = new Commands(child)
   await commands.ready
@@ -147,8 +147,11 @@ function sockets (items: readonly string[]): number {
   return items.filter((item) => item === 'descriptor of socket').length
 }
 
+/** Without what is shared: a guest's memory, and an image that is mapped, whose mappings are counted by themselves. */
 function residentBytes (pid: number): number {
-  return 1024 * Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))![1])
+  const status = readFileSync(`/proc/${pid}/status`, 'latin1')
+  const kib = (name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(status)![1])
+  return 1024 * (kib('VmRSS') - kib('RssShmem'))
 }
 
 function newImage (folder: string): string {

@@ -39,8 +39,9 @@ const REGIONS = [
 ]
 
 const URING: DiskOptions = { engine: 'io_uring', discardSegments: 4 }
-/** Both engines; of Linux AIO, which takes its time to end a queue, also without what a thread of its own does. */
-const DISKS: readonly DiskOptions[] = [URING, URING, URING, { engine: 'linux-aio', discardSegments: 0 }, { engine: 'linux-aio', discardSegments: 4 }]
+const MAPPED: DiskOptions = { engine: 'mapped', discardSegments: 4 }
+/** The engines that serve guests; of Linux AIO, which takes its time to end a queue, also without what a thread of its own does. */
+const DISKS: readonly DiskOptions[] = [URING, URING, URING, MAPPED, MAPPED, { engine: 'linux-aio', discardSegments: 0 }, { engine: 'linux-aio', discardSegments: 4 }]
 
 /** A step ends after so many requests, or broken rings; on a machine that has no time for it, after a while. */
 const ANSWERS = 500

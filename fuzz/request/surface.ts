@@ -42,13 +42,16 @@ const DISKS: readonly DiskOptions[] = [
   { engine: 'io_uring', discardSegments: 256, writeThrough: true },
   { engine: 'io_uring', readOnly: true },
   { engine: 'linux-aio', discardSegments: 0 },
+  { engine: 'mapped', discardSegments: 4 },
+  { engine: 'mapped', discardSegments: 256, writeThrough: true },
+  { engine: 'mapped', readOnly: true },
   { engine: 'linux-aio', discardSegments: 1 },
   { engine: 'sync', discardSegments: 4 },
   { engine: 'io_uring', discardSegments: 4, onDisk: true },
   { engine: 'io_uring', discardSegments: 4, direct: true, onDisk: true },
   { engine: 'linux-aio', discardSegments: 4, direct: true, onDisk: true }
 ]
-const FAST_DISKS = 4
+const FAST_DISKS = 5
 
 const NASTY_SECTORS = [2n ** 32n, 2n ** 53n, 2n ** 55n, 2n ** 63n, 2n ** 64n - 1n, 2n ** 64n - 8n, 2n ** 53n - 1n]
 const ANSWER_MILLISECONDS = 30_000

@@ -6,14 +6,19 @@ import { type Engine, engineRefused, type ServerOptions, withServer } from '../s
 import type { Running } from '../support/processes.ts'
 
 export const MIB = 1 << 20
-const ENGINES: readonly Engine[] = ['io_uring', 'linux-aio', 'sync']
 
-/** The engines that this host has. */
-export const engines: readonly Engine[] = ENGINES.filter((engine) => {
-  const reason = engineRefused(engine)
-  if (reason !== undefined) console.log(`note: without ${engine}: ${reason}`)
-  return reason === undefined
-})
+/** The engines that this host has, for an image anywhere. */
+export const engines: readonly Engine[] = had('io_uring', 'linux-aio', 'sync')
+/** The same for one in memory. */
+export const memoryEngines: readonly Engine[] = [...engines, ...had('mapped')]
+
+function had (...names: Engine[]): Engine[] {
+  return names.filter((engine) => {
+    const reason = engineRefused(engine)
+    if (reason !== undefined) console.log(`note: without ${engine}: ${reason}`)
+    return reason === undefined
+  })
+}
 
 /** A served disk, and what its guest does. */
 export interface FailingDisk {

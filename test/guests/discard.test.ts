@@ -2,11 +2,11 @@ import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { bootUml, uml } from '../support/guest.ts'
-import { blankImage, checkFileSystem } from '../support/image.ts'
+import { blankImage, checkFileSystem, checksum } from '../support/image.ts'
 import { withLoopDevice } from '../support/loop-device.ts'
 import { testWith } from '../support/programs.ts'
 import { ourServer, withServer } from '../support/server.ts'
-import { cleanUp, temporaryFolder } from '../support/temporary.ts'
+import { cleanUp, MEMORY_FOLDER, temporaryFolder } from '../support/temporary.ts'
 import { compare, fileSystemRoundTrip, fill } from './scripts.ts'
 
 const guestTest = testWith(ourServer, ...uml)
@@ -15,14 +15,20 @@ const MEBIBYTE = 1024 * 1024
 /** Bytes that a file takes up on the host. */
 const allocated = (file: string): number => statSync(file).blocks * 512
 
-for (const engine of ['auto', 'linux-aio'] as const) {
+for (const engine of ['auto', 'linux-aio', 'mapped'] as const) {
   guestTest(`what a guest deletes and trims, the host has back, engine: ${engine}`, async () => {
-    const image = blankImage(128)
+    const image = blankImage(128, engine === 'mapped' ? MEMORY_FOLDER : undefined)
     await withServer({ image, engine }, async ({ socket }) => {
       await bootUml({ socket, script: `mkfs.ext4 -F -q /dev/vda; mount /dev/vda /mnt; ${fill} cp /tmp/sums /mnt/sums; head -c 40m /dev/urandom >/mnt/waste; umount /mnt` }).finished()
       const before = allocated(image)
       assert.ok(before > 64 * MEBIBYTE)
-      await bootUml({ socket, script: `mount /dev/vda /mnt; rm /mnt/waste; sync; fstrim /mnt; cp /mnt/sums /tmp/sums; ${compare} umount /mnt` }).finished()
+      const results = await bootUml({
+        socket,
+        script: `
+          mount /dev/vda /mnt; rm /mnt/waste; sync; fstrim /mnt; cp /mnt/sums /tmp/sums; ${compare} umount /mnt
+          say disk $(md5sum </dev/vda)`
+      }).finished()
+      assert.is(results.get('disk')!.split(' ')[0], checksum(image))
       assert.ok(before - allocated(image) >= 38 * MEBIBYTE, `${before} before, ${allocated(image)} after`)
     })
     checkFileSystem(image)

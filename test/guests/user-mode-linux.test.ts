@@ -4,7 +4,7 @@ import { bootUml, uml } from '../support/guest.ts'
 import { blankImage, checkFileSystem } from '../support/image.ts'
 import { skip, testWith } from '../support/programs.ts'
 import { engineRefused, server, withServer } from '../support/server.ts'
-import { cleanUp } from '../support/temporary.ts'
+import { cleanUp, MEMORY_FOLDER } from '../support/temporary.ts'
 import { assertReadOnly } from './read-only.ts'
 import { fileSystemRoundTrip, verifiedLoad } from './scripts.ts'
 
@@ -21,7 +21,7 @@ guestTest('a file system survives its round trip', async () => {
 })
 
 // linux-aio submits without waiting only where the page cache is out of the way.
-for (const options of [{ engine: 'io_uring' }, { engine: 'linux-aio', direct: true }, { engine: 'sync' }] as const) {
+for (const options of [{ engine: 'mapped' }, { engine: 'io_uring' }, { engine: 'linux-aio', direct: true }, { engine: 'sync' }] as const) {
   const name = `a verified load through engine ${options.engine}`
   const refused = engineRefused(options.engine)
   if (refused !== undefined) {
@@ -29,7 +29,7 @@ for (const options of [{ engine: 'io_uring' }, { engine: 'linux-aio', direct: tr
     continue
   }
   guestTest(name, async () => {
-    const image = blankImage(64)
+    const image = blankImage(64, options.engine === 'mapped' ? MEMORY_FOLDER : undefined)
     await withServer({ image, ...options }, async ({ socket }) => {
       await bootUml({
         socket,

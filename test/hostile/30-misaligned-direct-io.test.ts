@@ -9,7 +9,7 @@ const refused = directRefused()
 if (refused !== undefined) {
   skip('direct I/O', refused)
 } else {
-  const define = hostile({ direct: true })
+  const define = hostile({ direct: true, onDisk: true })
 
   define('buffers, lengths and offsets that direct I/O cannot take go another way, with the right bytes', async ({ connect, sectors }) => {
     const guest = await connect({ size: 64 })

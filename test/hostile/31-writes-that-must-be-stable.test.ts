@@ -12,7 +12,7 @@ const unknown = unstablePagesUnknown(blankImage(1))
 if (unknown !== undefined) {
   skip('writes that must be stable', unknown)
 } else {
-  const define = hostile()
+  const define = hostile({ onDisk: true })
 
   define('what was written before a flush is stable after it', async ({ connect, image }) => {
     const { queue } = await connect()

@@ -9,7 +9,7 @@ import { hostile, sectorPattern } from '../support/hostile.ts'
 import { blankImage } from '../support/image.ts'
 import type { Running } from '../support/processes.ts'
 import { type Engine, startOurs, stop } from '../support/server.ts'
-import { temporaryFolder } from '../support/temporary.ts'
+import { MEMORY_FOLDER, temporaryFolder } from '../support/temporary.ts'
 
 const define = hostile()
 
@@ -19,7 +19,7 @@ const KILLS = 2
 
 /** A disk whose server comes and goes; what is in flight is never lost from the driver's sight. */
 async function withMortalServer (engine: Engine, body: (socket: string, kill: () => Promise<void>) => Promise<void>): Promise<void> {
-  const [socket, image] = [join(temporaryFolder(), 'mortal.sock'), blankImage(SECTORS * SECTOR_BYTES / 1024 / 1024)]
+  const [socket, image] = [join(temporaryFolder(), 'mortal.sock'), blankImage(SECTORS * SECTOR_BYTES / 1024 / 1024, engine === 'mapped' ? MEMORY_FOLDER : undefined)]
   const start = (): Promise<Running> => startOurs(socket, { image, engine, flags: ['--packed'] })
   let server = await start()
   try {

@@ -3,9 +3,11 @@ import { closeSync, constants, openSync } from 'node:fs'
 import { test } from 'uvu'
 import { ftruncate, memfdCreate } from '../../packages/libc/src/index.ts'
 import { encodeMemoryTable, FrontEndRequest } from '../../packages/vhost-user/src/index.ts'
+import { VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../packages/virtio-blk/src/index.ts'
+import { VIRTQ_DESC_F_WRITE } from '../../packages/vring/src/index.ts'
 import { footprint, holdsAgain } from '../support/footprint.ts'
-import { hostile } from '../support/hostile.ts'
-import { HIGH, inCase, MAIN, NOWHERE, USER } from '../support/hostile-guest.ts'
+import { hostile, sectorPattern } from '../support/hostile.ts'
+import { HIGH, inCase, MAIN, NO_STATUS, NOWHERE, USER } from '../support/hostile-guest.ts'
 
 const define = hostile()
 
@@ -62,6 +64,42 @@ define('a file that was cut before it is passed is refused: to touch it would en
   await assert.rejects(front.addMemReg({ ...good, size: 1, fd }), { code: 'ERR_VHOST_USER_REFUSED' })
   closeSync(fd)
   assert.equal((await queue.getId()).written, 21)
+})
+
+define('a file that is cut after it was passed: data in what is gone is an I/O error, and the ring runs on', async ({ connect, frozen, sectors }) => {
+  const guest = await connect()
+  const { front, queue, memory } = guest
+  const fd = memoryFile(FILE_BYTES)
+  await front.addMemReg({ ...good, fd })
+  const [before, bytes] = [sectors(0, 16), sectorPattern(100, 8, 5)]
+  ftruncate(fd, 4096)
+  // What is there in part, and what is gone.
+  for (const [address, length] of [[NOWHERE, 8192], [NOWHERE + 4096, 512], [NOWHERE + 8192, 8192]] as const) {
+    const data = { address, length }
+    assert.deepEqual(await queue.request(VIRTIO_BLK_T_IN, 0, { writable: [data] }), { status: VIRTIO_BLK_S_IOERR, written: 1 }, `read to ${address}`)
+    assert.deepEqual(await queue.request(VIRTIO_BLK_T_OUT, 200, { readable: [data] }), { status: VIRTIO_BLK_S_IOERR, written: 1 }, `write from ${address}`)
+  }
+  // What is taken in together with such a request is done, whatever its place.
+  const places = [guest.place(bytes), NOWHERE + 4096, guest.filled(4096), NOWHERE + 4096, guest.filled(4096)]
+  const given = queue.collect().length
+  const statuses = places.map(() => guest.filled(1, NO_STATUS))
+  await frozen(() => {
+    for (const [index, address] of places.entries()) {
+      const isWrite = index < 2
+      queue.offer([
+        { address: guest.header(isWrite ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN, isWrite ? 100 + index * 8 : 0), length: 16 },
+        { address, length: 4096, flags: isWrite ? 0 : VIRTQ_DESC_F_WRITE },
+        { address: statuses[index]!, length: 1, flags: VIRTQ_DESC_F_WRITE }
+      ], index * 3)
+    }
+    queue.kick.signal()
+  })
+  await queue.answers(given + places.length)
+  assert.deepEqual(statuses.map((status) => memory.getUint8(status)), places.map((address) => address < NOWHERE ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR))
+  assert.deepEqual(sectors(100, 8), bytes)
+  for (const place of [places[2]!, places[4]!]) assert.deepEqual(memory.read(place, 4096), before.subarray(0, 4096))
+  assert.equal((await queue.getId()).written, 21)
+  closeSync(fd)
 })
 
 define('what is no memory is refused: a directory, an eventfd, a device, more than the address space', async ({ connect, image }) => {

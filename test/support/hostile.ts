@@ -13,7 +13,7 @@ import { blankImage } from './image.ts'
 import type { Running } from './processes.ts'
 import { testWith } from './programs.ts'
 import { type Engine, engineRefused, ourServer, type ServerOptions, startOurs, stop } from './server.ts'
-import { cleanUp, temporaryFolder } from './temporary.ts'
+import { cleanUp, MEMORY_FOLDER, temporaryFolder } from './temporary.ts'
 
 export { sectorPattern }
 
@@ -23,7 +23,7 @@ export const HONEST_SECTORS = 16
 /** What GET_ID gives, by `startOurs`. */
 export const SERIAL = 'node-vmm-0123456789'
 
-const ENGINES = ['io_uring', 'linux-aio'] as const
+const ENGINES = ['mapped', 'io_uring', 'linux-aio'] as const
 export const LAYOUTS: readonly Layout[] = ['split', 'packed']
 
 /** What a case works with. */
@@ -49,7 +49,10 @@ export type Case = (stage: Stage) => Promise<void>
 export type Define = (title: string, body: Case, layouts?: readonly Layout[]) => void
 
 /** How the servers of a file are started. */
-export type HostileOptions = Pick<ServerOptions, 'readOnly' | 'direct' | 'queues' | 'flags'>
+export interface HostileOptions extends Pick<ServerOptions, 'readOnly' | 'direct' | 'queues' | 'flags'> {
+  /** The cases are about disks: not for the engine whose images are in memory. @default false */
+  readonly onDisk?: boolean
+}
 
 /**
  * Starts a server for each engine before the tests of a file, and ends them after it. Call once a file; then
@@ -57,10 +60,11 @@ export type HostileOptions = Pick<ServerOptions, 'readOnly' | 'direct' | 'queues
  */
 export function hostile (options: HostileOptions = {}): Define {
   const servers = new Map<Engine, Served>()
-  const refusals = new Map(ENGINES.map((engine) => [engine, engineRefused(engine)]))
+  const posed = ENGINES.filter((engine) => engine !== 'mapped' || options.onDisk !== true)
+  const refusals = new Map(posed.map((engine) => [engine, engineRefused(engine)]))
   test.before(async () => {
     if (ourServer() !== undefined) return
-    const engines = ENGINES.filter((engine) => refusals.get(engine) === undefined)
+    const engines = posed.filter((engine) => refusals.get(engine) === undefined)
     await Promise.all(engines.map(async (engine) => servers.set(engine, await Served.start(engine, options))))
   })
   test.after(async () => {
@@ -68,7 +72,7 @@ export function hostile (options: HostileOptions = {}): Define {
     await cleanUp()
   })
   return (title, body, layouts = LAYOUTS) => {
-    for (const engine of ENGINES) {
+    for (const engine of posed) {
       for (const layout of layouts) {
         testWith(ourServer, () => refusals.get(engine))(`${engine}, ${layout} ring: ${title}`, async () => {
           await servers.get(engine)!.survives(layout, body)
@@ -107,12 +111,14 @@ class Served {
   }
 
   static async start (engine: Engine, options: HostileOptions): Promise<Served> {
-    const folder = temporaryFolder()
+    const isInMemory = engine === 'mapped'
+    const folder = temporaryFolder(isInMemory ? MEMORY_FOLDER : undefined)
     const [socket, image] = [join(folder, 'vhost.sock'), join(folder, 'disk.img')]
     writeFileSync(image, sectorPattern(0, SECTORS))
-    const { flags = [], queues = 2, ...rest } = options
-    const program = await startOurs(socket, { image, engine, queues, ...rest, flags: ['--packed', ...flags] })
-    const served = new Served(engine, socket, image, program, options.readOnly ?? false)
+    const { flags = [], queues = 2, readOnly = false, direct = false } = options
+    // In memory there is nothing that the page cache would be in the way of.
+    const program = await startOurs(socket, { image, engine, queues, readOnly, direct: direct && !isInMemory, flags: ['--packed', ...flags] })
+    const served = new Served(engine, socket, image, program, readOnly)
     for (const layout of LAYOUTS) await served.#servesHonestly(layout)
     // By then it has given back what it had of theirs.
     await eventually('the first sessions are over', () => program.output.split('the session ended').length === 1 + LAYOUTS.length)

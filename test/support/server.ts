@@ -6,11 +6,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import * as assert from 'uvu/assert'
 import { openEngine } from '../../packages/ioq/src/index.ts'
+import { close, ftruncate, memfdCreate } from '../../packages/libc/src/index.ts'
 import { Running } from './processes.ts'
 import { type Need, path, programs } from './programs.ts'
 import { temporaryFolder } from './temporary.ts'
 
-export type Engine = 'auto' | 'io_uring' | 'linux-aio' | 'sync'
+export type Engine = 'auto' | 'no-io_uring' | 'mapped' | 'io_uring' | 'linux-aio' | 'sync'
 
 export interface ServerOptions {
   readonly image: string
@@ -46,11 +47,16 @@ export const ourServer: Need = () => peer ? 'not a test of qemu-storage-daemon' 
 /** Why this host does not let our server have an engine (containers often forbid io_uring); undefined where it does. */
 export function engineRefused (engine: Engine): string | undefined {
   if (peer) return undefined
+  // One engine takes files in memory only, the others take any.
+  const file = memfdCreate('probe')
+  ftruncate(file, 512)
   try {
-    openEngine(engine, { fd: 0, depth: 1 }).engine.close()
+    openEngine(engine, { fd: file, depth: 1 }).engine.close()
     return undefined
   } catch (error) {
     return (error as Error).message
+  } finally {
+    close(file)
   }
 }
 

@@ -2,6 +2,9 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { killAll } from './processes.ts'
 
+/** A parent for what is to be in memory: the engine that maps images takes no others. */
+export const MEMORY_FOLDER = '/dev/shm'
+
 const folders = new Set<string>()
 process.on('exit', removeFolders)
 

@@ -2,6 +2,7 @@ import { duplicate } from '@node-vmm/libc'
 import { Worker } from 'node:worker_threads'
 import { BEGIN, BlockingRing, COMPLETED, COMPLETION_MASK, END, SUBMISSION_MASK, SUBMITTED } from './blocking-ring.ts'
 import type { CompletionSink } from './engine.ts'
+import type { RequestTable } from './request-table.ts'
 
 // Rings of workers of this thread that no engine needs now. They are kept for the next one: a worker takes tens of
 // milliseconds to start, and what it leaves behind only the event loop of its starter gives back.
@@ -21,13 +22,13 @@ export class BlockingThread {
     this.#completionFd = completionFd
   }
 
-  /** Has a blocking call made: see `blockingCall`. */
-  submit (id: number, fd: number, method: number, offset: number, length: number): void {
+  /** Has a blocking call made for a request: see `blockingCall`. */
+  submit (id: number, fd: number, method: number, table: RequestTable): void {
     const ring = this.#ring ??= this.#begin()
     ring.fd[id] = fd
     ring.method[id] = method
-    ring.offset[id] = offset
-    ring.length[id] = length
+    ring.offset[id] = table.offset[id]!
+    ring.length[id] = table.length[id]!
     push(ring, id)
   }
 

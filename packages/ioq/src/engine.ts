@@ -1,12 +1,16 @@
-import { statfsSync } from 'node:fs'
 import { IoQueueError } from './errors.ts'
+import { type FileMapData, isInMemory } from './file-map.ts'
 import { IoUringEngine } from './io-uring.ts'
 import { LinuxAioEngine } from './linux-aio.ts'
+import { MappedEngine } from './mapped.ts'
 import type { RequestTable } from './request-table.ts'
 import { SyncEngine } from './sync.ts'
 
 /** The engines of this package, best first. */
-export type EngineName = 'io_uring' | 'linux-aio' | 'sync'
+export type EngineName = 'mapped' | 'io_uring' | 'linux-aio' | 'sync'
+
+/** The best engine for the file that this kernel lets the process have; with `no-io_uring`, of the others. */
+export type EngineSelection = 'auto' | 'no-io_uring'
 
 /** Takes one completion: bytes moved, or a negative error number. */
 export type CompletionSink = (id: number, result: number) => void
@@ -57,9 +61,11 @@ export interface EngineOptions {
    * close as well. @default fd
    */
   readonly bufferedFd?: number | undefined
+  /** The file in memory, mapped, for the engine that copies; see {@link FileMap}. @default a map of the engine's own */
+  readonly map?: FileMapData | undefined
 }
 
-/** Why `auto` passed an engine over. */
+/** Why an engine was passed over, where the best of several was to be had. */
 export interface RejectedEngine {
   /** Which one. */
   readonly engine: EngineName
@@ -68,39 +74,31 @@ export interface RejectedEngine {
 }
 
 const makers: Readonly<Record<EngineName, (options: EngineOptions) => Engine>> = {
+  mapped: (options) => new MappedEngine(options),
   io_uring: (options) => new IoUringEngine(options),
   'linux-aio': (options) => new LinuxAioEngine(options),
   sync: (options) => new SyncEngine(options)
 }
 
-/** `statfs(2)`: a file system in memory. */
-const TMPFS_MAGIC = 0x01021994
-
 /**
- * The engines in the order in which `auto` tries them: io_uring first, but for files in memory. On tmpfs nothing waits
- * for a device, and io_uring, which cannot know that, hands each request to a kernel thread; Linux AIO does it at once.
+ * The engines in the order in which `auto` tries them: io_uring first, but for files in memory. There nothing waits for a
+ * device: a batch is copied with one system call. io_uring, which cannot know, hands each request to a kernel thread;
+ * Linux AIO does it at once.
  */
-function candidates (fd: number): readonly EngineName[] {
-  return isInMemory(fd) ? ['linux-aio', 'io_uring', 'sync'] : ['io_uring', 'linux-aio', 'sync']
-}
-
-function isInMemory (fd: number): boolean {
-  try {
-    return statfsSync(`/proc/self/fd/${fd}`).type === TMPFS_MAGIC
-  } catch {
-    return false
-  }
+function candidates (selection: EngineSelection, fd: number): readonly EngineName[] {
+  const names: readonly EngineName[] = isInMemory(fd) ? ['mapped', 'linux-aio', 'io_uring', 'sync'] : ['io_uring', 'linux-aio', 'sync']
+  return selection === 'auto' ? names : names.filter((name) => name !== 'io_uring')
 }
 
 /**
- * Opens the engine of a name, or with `auto` the best that this kernel lets the process have for this file.
+ * Opens the engine of a name, or the best of several.
  *
  * @throws LinuxError when the named engine cannot be had; IoQueueError ERR_IO_QUEUE_NO_ENGINE when none can
  */
-export function openEngine (name: 'auto' | EngineName, options: EngineOptions): { engine: Engine, rejected: RejectedEngine[] } {
-  if (name !== 'auto') return { engine: makers[name](options), rejected: [] }
+export function openEngine (name: EngineSelection | EngineName, options: EngineOptions): { engine: Engine, rejected: RejectedEngine[] } {
+  if (name !== 'auto' && name !== 'no-io_uring') return { engine: makers[name](options), rejected: [] }
   const rejected: RejectedEngine[] = []
-  for (const candidate of candidates(options.fd)) {
+  for (const candidate of candidates(name, options.fd)) {
     try {
       return { engine: makers[candidate](options), rejected }
     } catch (error) {

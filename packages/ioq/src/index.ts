@@ -1,13 +1,15 @@
 /**
- * An asynchronous disk queue over io_uring, Linux AIO or plain system calls.
+ * An asynchronous disk queue over io_uring, Linux AIO, memory that is mapped, or plain system calls.
  *
  * @packageDocumentation
  */
 export * from './engine.ts'
 export * from './errors.ts'
+export { FileMap, type FileMapData } from './file-map.ts'
 export * from './io-queue.ts'
 export * from './io-uring.ts'
 export * from './linux-aio.ts'
+export * from './mapped.ts'
 export * from './request-table.ts'
 export * from './sync.ts'
 export * from './write-turns.ts'

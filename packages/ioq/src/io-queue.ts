@@ -1,6 +1,7 @@
 import { close, errno, fileStatus, type FileStatus, NativeMemory, open, O_RDONLY, preadv, write } from '@node-vmm/libc'
-import { openEngine, type CompletionSink, type Engine, type EngineName, type EngineOptions, type RejectedEngine } from './engine.ts'
+import { openEngine, type CompletionSink, type Engine, type EngineName, type EngineOptions, type EngineSelection, type RejectedEngine } from './engine.ts'
 import { IoQueueError } from './errors.ts'
+import type { FileMapData } from './file-map.ts'
 import {
   BLOCK_DISCARD, DISCARD, FLUSH, FREE, IOVEC_WORDS, NO_METHOD, PUNCH_HOLE, READ, REQUEST_BUFFERED, REQUEST_DURABLE,
   RequestTable, WRITE, WRITE_ZEROES, ZERO_RANGE
@@ -48,10 +49,15 @@ export interface IoQueueOptions {
    */
   readonly writeTurns?: SharedArrayBuffer | undefined
   /**
-   * How the kernel is asked: a name; an engine made by the caller, which the queue then owns; or `auto`, the best of
-   * io_uring, linux-aio and sync that can be had. @default 'auto'
+   * The file in memory, mapped once for all queues on it, in whatever threads: `FileMap.create(fd).data`.
+   * @default the engine that copies maps it for itself
    */
-  readonly engine?: 'auto' | EngineName | Engine
+  readonly map?: FileMapData | undefined
+  /**
+   * How the kernel is asked: a name; an engine made by the caller, which the queue then owns; or `auto`, the best of
+   * mapped (for files in memory), io_uring, linux-aio and sync that can be had; or `no-io_uring`, the best of the others. @default 'auto'
+   */
+  readonly engine?: EngineSelection | EngineName | Engine
   /**
    * Runs within `reap()` or `close()`, once a request. `result` is the bytes that it moved (0 for a flush, a
    * discard and write zeroes) or a negative error number. It may prepare, queue and submit requests, `id` included.
@@ -145,12 +151,12 @@ export class IoQueue {
    * IoQueueError ERR_IO_QUEUE_NO_ENGINE when none can
    */
   constructor (options: IoQueueOptions) {
-    const { fd, depth, bufferedFd, engine = 'auto', onComplete, segmentsMax = SEGMENTS_MAX } = options
+    const { fd, depth, bufferedFd, map, engine = 'auto', onComplete, segmentsMax = SEGMENTS_MAX } = options
     checkInteger('depth', depth, 1, DEPTH_MAX)
     checkInteger('segmentsMax', segmentsMax, 1, SEGMENTS_MAX)
     if (typeof engine === 'object') checkInteger('depth with this engine', depth, 1, engine.depth)
     this.#zeroes = open('/dev/zero', O_RDONLY)
-    const opened = this.#openEngine(engine, { fd, depth, bufferedFd })
+    const opened = this.#openEngine(engine, { fd, depth, bufferedFd, map })
     this.#fd = fd
     this.depth = depth
     this.segmentsMax = segmentsMax
@@ -173,7 +179,7 @@ export class IoQueue {
     this.#one.setUint64(0, 1)
   }
 
-  #openEngine (engine: 'auto' | EngineName | Engine, options: EngineOptions): { engine: Engine, rejected: RejectedEngine[] } {
+  #openEngine (engine: EngineSelection | EngineName | Engine, options: EngineOptions): { engine: Engine, rejected: RejectedEngine[] } {
     if (typeof engine === 'object') return { engine, rejected: [] }
     try {
       return openEngine(engine, options)

@@ -127,7 +127,7 @@ export class IoUringEngine implements Engine {
 
   #submitBlocking (id: number, table: RequestTable): number {
     this.systemCalls++
-    this.#thread.submit(id, this.#fd, table.method[id]!, table.offset[id]!, table.length[id]!)
+    this.#thread.submit(id, this.#fd, table.method[id]!, table)
     return 1
   }
 

@@ -140,7 +140,7 @@ export class LinuxAioEngine implements Engine {
   #submitBlocking (id: number, table: RequestTable): number {
     this.systemCalls++
     const method = table.kind[id] === FLUSH ? DATA_SYNC : table.method[id]!
-    this.#thread.submit(id, this.#fd, method, table.offset[id]!, table.length[id]!)
+    this.#thread.submit(id, this.#fd, method, table)
     return 1
   }
 

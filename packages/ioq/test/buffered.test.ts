@@ -10,11 +10,11 @@ import {
 import type { FaultPlan } from '@node-vmm/ioq/testing'
 import { eventually } from '../../../test/support/eventually.ts'
 import { withLoopDevice } from '../../../test/support/loop-device.ts'
-import { availableEngines, badDay, Harness, scratchFile } from './support.ts'
+import { badDay, diskEngines, Harness, scratchFile } from './support.ts'
 
 const KIB = 1024
 
-for (const name of availableEngines()) {
+for (const name of diskEngines()) {
   direct(name)
   durable(name)
 }

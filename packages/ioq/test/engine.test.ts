@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { suite } from 'uvu'
-import { LinuxError } from '@node-vmm/libc'
-import { IoQueue, IoUringEngine, LinuxAioEngine, openEngine, SyncEngine, type Engine } from '@node-vmm/ioq'
+import { ftruncate, LinuxError } from '@node-vmm/libc'
+import { IoQueue, IoUringEngine, LinuxAioEngine, MappedEngine, openEngine, SyncEngine, type Engine } from '@node-vmm/ioq'
 import { FaultyEngine } from '@node-vmm/ioq/testing'
 import { runWithFewDescriptors } from '../../../test/support/few-descriptors.ts'
 import { scratchFile } from './support.ts'
@@ -13,34 +13,54 @@ let file: ReturnType<typeof scratchFile>
 test.before.each(() => { file = scratchFile('/dev/shm') })
 test.after.each(() => file.remove())
 
+function onDisk (use: (fd: number) => void): void {
+  const fd = openSync(fileURLToPath(import.meta.url), 'r')
+  try {
+    use(fd)
+  } finally {
+    closeSync(fd)
+  }
+}
+
 test('auto takes the best that can be had and says why not a better one', () => {
   // The kernel counts all the requests that Linux AIO contexts are made for, so this much is refused to everybody.
   const aioMax = Number(readFileSync('/proc/sys/fs/aio-max-nr', 'utf8'))
-  const { engine, rejected } = openEngine('auto', { fd: file.fd, depth: 16 })
-  const order = ['linux-aio', 'io_uring', 'sync']
-  assert.deepEqual(rejected.map((entry) => entry.engine), order.slice(0, order.indexOf(engine.name)))
-  for (const { reason } of rejected) assert.match(reason, /io_uring_setup|io_setup/)
-  engine.close()
-  // No io_uring has more than 32768 entries either.
-  const large = openEngine('auto', { fd: file.fd, depth: Math.max(aioMax + 1, 32769) })
-  assert.equal(large.engine.name, 'sync')
-  assert.deepEqual(large.rejected.map((entry) => entry.engine), ['linux-aio', 'io_uring'])
-  assert.match(large.rejected[1]!.reason, /^io_uring_setup for \d+ requests: EINVAL/)
-  assert.match(large.rejected[0]!.reason, /^io_setup for \d+ requests: E(AGAIN, .*fs\.aio-max-nr|INVAL)/)
-  large.engine.close()
+  onDisk((fd) => {
+    const { engine, rejected } = openEngine('auto', { fd, depth: 16 })
+    const order = ['io_uring', 'linux-aio', 'sync']
+    assert.deepEqual(rejected.map((entry) => entry.engine), order.slice(0, order.indexOf(engine.name)))
+    for (const { reason } of rejected) assert.match(reason, /io_uring_setup|io_setup/)
+    engine.close()
+    // No io_uring has more than 32768 entries either.
+    const large = openEngine('auto', { fd, depth: Math.max(aioMax + 1, 32769) })
+    assert.equal(large.engine.name, 'sync')
+    assert.deepEqual(large.rejected.map((entry) => entry.engine), ['io_uring', 'linux-aio'])
+    assert.match(large.rejected[0]!.reason, /^io_uring_setup for \d+ requests: EINVAL/)
+    assert.match(large.rejected[1]!.reason, /^io_setup for \d+ requests: E(AGAIN, .*fs\.aio-max-nr|INVAL)/)
+    large.engine.close()
+  })
 })
 
-test('auto tries Linux AIO first on a file in memory, io_uring on others', () => {
-  const refused = (path: string): string[] => {
-    const fd = openSync(path, 'r')
-    const { engine, rejected } = openEngine('auto', { fd, depth: Math.max(32769, Number(readFileSync('/proc/sys/fs/aio-max-nr', 'utf8')) + 1) })
+test('auto maps a file in memory, and asks Linux AIO next where that cannot be', () => {
+  const mapped = openEngine('auto', { fd: file.fd, depth: 16 })
+  assert.deepEqual([mapped.engine.name, mapped.rejected], ['mapped', []])
+  mapped.engine.close()
+  ftruncate(file.fd, 2 ** 40 + 4096)
+  const { engine, rejected } = openEngine('auto', { fd: file.fd, depth: Number(readFileSync('/proc/sys/fs/aio-max-nr', 'utf8')) + 1 })
+  engine.close()
+  assert.deepEqual(rejected.slice(0, 2).map((entry) => entry.engine), ['mapped', 'linux-aio'])
+  assert.match(rejected[0]!.reason, /^mmap of fd \d+, of 1099511631872 bytes: EFBIG.*up to 1 TiB is mapped/)
+})
+
+test('no-io_uring is auto without io_uring, in memory or not', () => {
+  onDisk((fd) => {
+    const { engine, rejected } = openEngine('no-io_uring', { fd, depth: 16 })
+    assert.deepEqual([engine.name, rejected], ['linux-aio', []])
     engine.close()
-    closeSync(fd)
-    return rejected.map((entry) => entry.engine)
-  }
-  const onDisk = fileURLToPath(import.meta.url)
-  assert.equal(refused(file.path)[0], 'linux-aio')
-  assert.equal(refused(onDisk)[0], 'io_uring')
+  })
+  const { engine } = openEngine('no-io_uring', { fd: file.fd, depth: 16 })
+  assert.equal(engine.name, 'mapped')
+  engine.close()
 })
 
 test('a named engine that cannot be had is an error with the remedy', () => {
@@ -74,7 +94,7 @@ test('opening and closing leaks no descriptors and no mappings', () => {
   const firstFd = scratchFile('/dev/shm')
   firstFd.remove()
   for (let round = 0; round < 50; round++) {
-    for (const make of [IoUringEngine, LinuxAioEngine, SyncEngine]) {
+    for (const make of [MappedEngine, IoUringEngine, LinuxAioEngine, SyncEngine]) {
       try {
         new IoQueue({ fd: file.fd, depth: 256, engine: new make({ fd: file.fd, depth: 256 }), onComplete: () => {} }).close()
       } catch (error) {
@@ -90,7 +110,7 @@ test('opening and closing leaks no descriptors and no mappings', () => {
 
 test('an engine can be disposed of, a faulty one with the one below', () => {
   const before = readdirSync('/proc/self/fd').length
-  for (const make of [IoUringEngine, LinuxAioEngine, SyncEngine]) {
+  for (const make of [MappedEngine, IoUringEngine, LinuxAioEngine, SyncEngine]) {
     try {
       const engine = new make({ fd: file.fd, depth: 4 })
       engine[Symbol.dispose]()

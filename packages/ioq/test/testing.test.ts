@@ -3,18 +3,9 @@ import { suite } from 'uvu'
 import { errno } from '@node-vmm/libc'
 import { openEngine } from '@node-vmm/ioq'
 import { FaultyEngine, type FaultPlan, type FaultRule } from '@node-vmm/ioq/testing'
-import { engineNames, Harness, scratchFile } from './support.ts'
+import { availableEngines, Harness, scratchFile } from './support.ts'
 
-const available = engineNames.filter((name) => {
-  try {
-    openEngine(name, { fd: 0, depth: 1 }).engine.close()
-    return true
-  } catch {
-    return false
-  }
-})
-
-for (const name of available) {
+for (const name of availableEngines()) {
   const test = suite(`FaultyEngine on ${name}`)
   let file: ReturnType<typeof scratchFile>
   test.before.each(() => { file = scratchFile('/dev/shm') })

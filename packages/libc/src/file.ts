@@ -24,6 +24,8 @@ export const {
   /** Writes are stable before they return. */
   O_DSYNC
 } = constants
+/** The bits of `openFlags` that are one of the first three. */
+export const O_ACCMODE = 0o3
 /** Not inherited by a program that is started: `open(2)`. */
 export const O_CLOEXEC = 0o2000000
 
@@ -36,6 +38,13 @@ export const FALLOC_FL_ZERO_RANGE = 0x10
 
 /** The write is stable before it returns, as if the file had been opened with O_DSYNC. See `pwritev2(2)`. */
 export const RWF_DSYNC = 0x02
+
+/** From the end of the file: `lseek(2)`, as are the next two. */
+export const SEEK_END = 2
+/** The next byte at or after the offset that is not in a hole. */
+export const SEEK_DATA = 3
+/** The next hole at or after the offset; the end of the file is one. */
+export const SEEK_HOLE = 4
 
 /** No more seals: `fcntl(2)`, "File sealing". */
 export const F_SEAL_SEAL = 0x1
@@ -72,6 +81,8 @@ const pwritevC = native('intptr_t pwritev(int fd, uintptr_t iov, int count, int6
 const pwritev2C = native('intptr_t pwritev2(int fd, uintptr_t iov, int count, int64_t offset, int flags)')
 const fdatasyncC = native('int fdatasync(int fd)')
 const ftruncateC = native('int ftruncate(int fd, int64_t length)')
+const lseekC = native('int64_t lseek(int fd, int64_t offset, int whence)')
+const futimensC = native('int futimens(int fd, void *times)')
 const fallocateC = native('int fallocate(int fd, int mode, int64_t offset, int64_t length)')
 const fcntlC = native('int fcntl(int fd, int command, intptr_t argument)')
 const fcntlPointerC = native('int fcntl(int fd, int command, void *argument)')
@@ -131,6 +142,22 @@ export function ftruncate (fd: number, length: number): void {
 /** Allocates, punches or zeroes a range, blocking. @returns 0 or a negative error number. See `fallocate(2)`. */
 export function fallocate (fd: number, mode: number, offset: number, length: number): number {
   return orErrno(fallocateC()(fd, mode, offset, length))
+}
+
+/**
+ * Finds an offset: of data, of a hole, or as far from the end. The position of the open file, which this moves, is only for
+ * `read` and `write`. See `lseek(2)`.
+ *
+ * @param whence `SEEK_*`.
+ * @returns the offset, or a negative error number: ENXIO past the last data, EINVAL before the file's begin.
+ */
+export function lseek (fd: number, offset: number, whence: number): number {
+  return orErrno(lseekC()(fd, offset, whence))
+}
+
+/** Has a file read and changed just now. @returns 0 or a negative error number: EPERM, EACCES for one that this process may not write. See `futimens(3)`. */
+export function touch (fd: number): number {
+  return orErrno(futimensC()(fd, null))
 }
 
 /** A second descriptor of the same open file, close-on-exec. See `fcntl(2)`, F_DUPFD_CLOEXEC. @throws LinuxError */

@@ -1,5 +1,5 @@
 import { constants } from 'node:buffer'
-import { check, koffi, native } from './library.ts'
+import { check, koffi, native, orErrno } from './library.ts'
 
 /** No access: `mmap(2)`, as are all of these. */
 export const PROT_NONE = 0
@@ -28,11 +28,15 @@ export const MFD_ALLOW_SEALING = 2
 /** Of huge pages. */
 export const MFD_HUGETLB = 4
 
+/** What can be read is mapped now, not at its first use: `madvise(2)`, Linux 5.14. */
+export const MADV_POPULATE_READ = 22
+
 /** Bytes of a page: mappings start at its multiples. */
 export const PAGE_SIZE = 4096
 
 const mmapC = native('intptr_t mmap(uintptr_t address, size_t length, int protection, int flags, int fd, int64_t offset)')
 const munmapC = native('int munmap(uintptr_t address, size_t length)')
+const madviseC = native('int madvise(uintptr_t address, size_t length, int advice)')
 const memfdCreateC = native('int memfd_create(const char *name, unsigned int flags)')
 
 /** What to map: see `mmap(2)`. */
@@ -66,6 +70,11 @@ export function mmap (options: MapOptions): number {
 /** Gives a mapping back. No view of it may be touched again, in any thread: that ends the process. See `munmap(2)`. @throws LinuxError such as EINVAL */
 export function munmap (address: number, length: number): void {
   check(munmapC()(address, length), 'munmap', () => ({ subject: `of ${length} bytes at 0x${address.toString(16)}` }))
+}
+
+/** Tells the kernel how mapped memory will be used. @returns 0 or a negative error number: EINVAL for advice that it does not know. See `madvise(2)`. */
+export function madvise (address: number, length: number, advice: number): number {
+  return orErrno(madviseC()(address, length, advice))
 }
 
 /**

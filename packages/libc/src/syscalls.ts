@@ -17,6 +17,8 @@ const numbers = {
   pkey_alloc: [330, 289],
   pkey_free: [331, 290],
   pkey_mprotect: [329, 288],
+  process_vm_readv: [310, 270],
+  process_vm_writev: [311, 271],
   // Threads and the process.
   arch_prctl: [158],
   capget: [125, 90],
@@ -99,6 +101,7 @@ const numbers = {
   stat: [4],
   statfs: [137, 43],
   statx: [332, 291],
+  utimensat: [280, 88],
   write: [1, 64],
   writev: [20, 66],
   // Events.

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
-import { fstatSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { fstatSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
 import {
   close, duplicate, errno, F_RDLCK, F_UNLCK, F_WRLCK, fallocate, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fdatasync,
-  fileStatus, ftruncate, getSeals, lockConflicts, NativeMemory, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, open, preadv,
-  pwritev, pwritev2, read, RWF_DSYNC, setLock, setNonBlocking, eventfd, EFD_CLOEXEC, write
+  fileStatus, ftruncate, getSeals, lockConflicts, lseek, NativeMemory, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, open, preadv,
+  pwritev, pwritev2, read, RWF_DSYNC, SEEK_DATA, SEEK_HOLE, setLock, touch, setNonBlocking, eventfd, EFD_CLOEXEC, write
 } from '@node-vmm/libc'
 
 const test = suite('file')
@@ -92,6 +92,27 @@ test('punches holes', () => {
   assert.equal(readFileSync(path)[60000], 7)
   assert.equal(fallocate(1_000_000, 0, 0, 1), -errno.EBADF)
   memory.close()
+})
+
+test('tells data from holes', () => {
+  const offset = 8 * 2 ** 30
+  ftruncate(fd, offset + 8192)
+  const memory = new NativeMemory(4096)
+  memory.setUint64(0, memory.address)
+  memory.setUint64(8, 4096)
+  assert.equal(pwritev(fd, memory.address, 1, offset), 4096)
+  assert.equal(lseek(fd, 0, SEEK_DATA), offset)
+  assert.equal(lseek(fd, offset, SEEK_HOLE), offset + 4096)
+  assert.equal(lseek(fd, offset + 4096, SEEK_DATA), -errno.ENXIO)
+  assert.equal(lseek(1_000_000, 0, SEEK_DATA), -errno.EBADF)
+  memory.close()
+})
+
+test('touches a file', () => {
+  utimesSync(path, 0, 0)
+  assert.equal(touch(fd), 0)
+  assert.ok(statSync(path).mtimeMs > 1e12)
+  assert.equal(touch(1_000_000), -errno.EBADF)
 })
 
 test('statx tells kinds, sizes and identities as Node does', () => {

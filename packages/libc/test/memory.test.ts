@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import {
-  addressOf, addSeals, close, F_SEAL_SHRINK, ftruncate, getSeals, MAP_ANONYMOUS, MAP_PRIVATE, memfdCreate, mmap, munmap,
+  addressOf, addSeals, close, errno, F_SEAL_SHRINK, ftruncate, getSeals, madvise, MADV_POPULATE_READ, MAP_ANONYMOUS, MAP_PRIVATE, memfdCreate, mmap, munmap,
   NativeMemory, PAGE_SIZE, PROT_NONE, viewMemory, VIEW_BYTES_MAX
 } from '@node-vmm/libc'
 
@@ -31,6 +31,14 @@ test('Atomics work on a view of any mapping', () => {
   assert.equal(Atomics.load(memory.u16, 3), 0)
   assert.equal(memory.u16[4], 0, 'no carry into the next')
   memory.close()
+})
+
+test('advice is taken, or refused with its error', () => {
+  const address = mmap({ length: PAGE_SIZE, flags: MAP_PRIVATE | MAP_ANONYMOUS })
+  // Linux 5.14 knows it.
+  assert.ok([0, -errno.EINVAL].includes(madvise(address, PAGE_SIZE, MADV_POPULATE_READ)))
+  assert.equal(madvise(address, PAGE_SIZE, 4711), -errno.EINVAL)
+  munmap(address, PAGE_SIZE)
 })
 
 test('a failed mapping says what it was of', () => {

@@ -1,5 +1,4 @@
-import { accept, type Watch, watchReadable } from '@node-vmm/libc'
-import { ListeningSocket } from '@node-vmm/vhost-user'
+import type { ListeningSocket } from '@node-vmm/vhost-user'
 import { Socket } from 'node:net'
 import { type ControlAnswer, ControlError, type ControlRequest, parseRequest } from './control.ts'
 
@@ -9,8 +8,6 @@ export const REQUEST_MAX = 4096
 export const CLIENTS_MAX = 16
 /** Milliseconds that a client has to take in that there is no room for it. */
 const REFUSAL_MS = 1000
-/** Milliseconds before the next attempt when a client could not be taken: descriptors or memory ran out. */
-const ACCEPT_RETRY_MS = 500
 
 /**
  * Answers control clients: a line of JSON for each line of JSON, in order, one after the other for each client. What a
@@ -20,8 +17,6 @@ export class ControlServer {
   readonly #socket: ListeningSocket
   readonly #execute: (request: ControlRequest) => Promise<unknown>
   readonly #clients = new Set<Socket>()
-  #watch: Watch | undefined
-  #retry: NodeJS.Timeout | undefined
 
   /**
    * @param socket its own from now on
@@ -30,44 +25,16 @@ export class ControlServer {
   constructor (socket: ListeningSocket, execute: (request: ControlRequest) => Promise<unknown>) {
     this.#socket = socket
     this.#execute = execute
-    this.#await()
+    socket.accept((fd) => void this.#serve(new Socket({ fd, readable: true, writable: true, allowHalfOpen: true })))
   }
 
   /** Hangs up on all clients, with what they were answered, and removes the socket. @throws Error where the file cannot be removed */
   close (): void {
-    this.#watch?.close()
-    clearTimeout(this.#retry)
     for (const client of this.#clients) {
       client.destroySoon()
       client.unref()
     }
     this.#socket.close()
-  }
-
-  #await (): void {
-    this.#watch = watchReadable(this.#socket.fd, () => this.#accept())
-  }
-
-  /** Where descriptors ran out, the watch itself cannot be had. */
-  #awaitLater (): void {
-    this.#retry = setTimeout(() => {
-      try {
-        this.#await()
-      } catch {
-        this.#awaitLater()
-      }
-    }, ACCEPT_RETRY_MS)
-  }
-
-  #accept (): void {
-    let fd: number | undefined
-    try {
-      fd = accept(this.#socket.fd)
-    } catch {
-      this.#watch?.close()
-      return this.#awaitLater()
-    }
-    if (fd !== undefined) void this.#serve(new Socket({ fd, readable: true, writable: true, allowHalfOpen: true }))
   }
 
   async #serve (client: Socket): Promise<void> {

@@ -82,7 +82,8 @@ Serves a raw disk image to a virtual machine over vhost-user, in the foreground,
   --no-follow          refuse an image whose name is a symbolic link
   --read-only          refuse writes; other readers may use the image meanwhile
   --num-queues=N       queues that the guest may use, 1 to ${QUEUES_MAX} (default 1)
-  --engine=NAME        auto, io_uring, linux-aio or sync (default auto: the best that the host allows)
+  --engine=NAME        mapped (for an image on tmpfs), io_uring, linux-aio, sync; auto or no-io_uring: the first of
+                       these that the image and the host allow (default auto)
   --threads=N          data-plane threads, 1 to the number of queues (default 1)
   --iothread=NAME      with --config: the disks that name the same thread share it, and say the same of --cpus and
                        --poll-max-us (default threads of the disk's own)
@@ -100,7 +101,7 @@ Serves a raw disk image to a virtual machine over vhost-user, in the foreground,
   --name=NAME          what the disk is called in status, statistics and metrics (default disk0)
   --user=USER[:GROUP]  become this user, by name or number, once the image is open and the socket listens
   --sandbox[=best-effort]  give up then what it does not need: capabilities, most system calls, paths, core dumps;
-                       or as much of that as the host has. Uses linux-aio unless another engine is asked for
+                       or as much of that as the host has. Uses no-io_uring unless another engine is asked for
   --control=PATH       unix socket for control clients, for this user alone
   --stats[=SECONDS]    print what was done every so many seconds, 1 to ${STATS_SECONDS_MAX} (1 if not said): a table that
                        stays in its place on a terminal, or else lines
@@ -126,7 +127,7 @@ const CPU_MAX = 1023
 const LOCKS = ['open', 'running'] as const
 /** The first is what `--sandbox` means by itself. */
 const SANDBOXES = ['full', 'best-effort'] as const
-const ENGINES = ['auto', 'io_uring', 'linux-aio', 'sync'] as const
+const ENGINES = ['auto', 'no-io_uring', 'mapped', 'io_uring', 'linux-aio', 'sync'] as const
 
 /** Options of a disk. */
 const diskFlags = {
@@ -320,7 +321,7 @@ function imageOptions (values: Values, sandboxed: boolean): Pick<ServeOptions, '
     lock,
     direct: values.direct,
     // io_uring's operations pass by every filter of system calls: who wants both has to say so.
-    engine: sandboxed && engine === 'auto' ? 'linux-aio' : engine
+    engine: sandboxed && engine === 'auto' ? 'no-io_uring' : engine
   }
 }
 

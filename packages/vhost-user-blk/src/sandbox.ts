@@ -1,5 +1,5 @@
 import {
-  assembleFilter, dropBoundingSet, dropCapabilities, installFilter, landlockVersion, restrictToReading, setDumpable, setNoNewPrivileges,
+  assembleFilter, dropBoundingSet, dropCapabilities, installFilter, landlockVersion, restrictToReading, O_ACCMODE, setDumpable, setNoNewPrivileges,
   type SyscallRule
 } from '@node-vmm/libc'
 import { existsSync, readdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs'
@@ -45,7 +45,6 @@ export interface Sandbox {
   readonly missing: readonly string[]
 }
 
-const O_ACCMODE = 0o3
 const O_CREAT = 0o100
 const O_TRUNC = 0o1000
 const CLONE_THREAD = 0x10000
@@ -63,6 +62,10 @@ function rules (pid: number): readonly SyscallRule[] {
     'epoll_wait', 'epoll_pwait', 'epoll_pwait2', 'epoll_ctl', 'epoll_create1', 'eventfd2', 'read', 'write', 'futex',
     'io_submit', 'io_getevents', 'io_pgetevents', 'io_setup', 'io_destroy', 'preadv', 'pwritev', 'preadv2', 'pwritev2',
     'pread64', 'pwrite64', 'readv', 'writev', 'fsync', 'fdatasync', 'fallocate', 'ftruncate', 'lseek',
+    // An image in memory: copies within this process alone, and the time of the open file.
+    { call: 'process_vm_readv', tests: [{ argument: 0, values: [pid] }] },
+    { call: 'process_vm_writev', tests: [{ argument: 0, values: [pid] }] },
+    { call: 'utimensat', tests: [{ argument: 1, values: [0] }, { argument: 1, high: true, values: [0] }] },
     // The front-end: what the listening socket and the sessions take. The region for requests in flight is a memfd.
     'accept4', 'recvmsg', 'sendmsg', 'shutdown', 'getsockopt', 'getsockname', 'getpeername', 'memfd_create',
     // Memory, of which V8 makes some executable: it compiles.

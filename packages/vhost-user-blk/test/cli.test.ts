@@ -387,9 +387,9 @@ test('--fd: a socket that is connected already is served once', async () => {
 })
 
 test('each engine serves', async () => {
-  for (const engine of ['io_uring', 'linux-aio', 'sync']) {
-    const { socketPath, args } = place()
-    const program = new Program([...args, `--engine=${engine}`])
+  for (const engine of ['mapped', 'io_uring', 'linux-aio', 'sync'] as const) {
+    const { socketPath } = place()
+    const program = new Program([`--socket-path=${socketPath}`, `--blk-file=${newImage(1 << 20, engine)}`, `--engine=${engine}`])
     await Promise.race([program.seen(/^ready/, 'stdout'), program.ended])
     if (program.stdout === '') {
       console.log(`note: ${engine} cannot be had here: ${program.stderr.trim()}`)

@@ -77,8 +77,8 @@ test('threads are not more than queues, and lists have an item for each', () => 
 })
 
 test('each engine is known by its name', () => {
-  for (const engine of ['auto', 'io_uring', 'linux-aio', 'sync']) assert.equal(options(...least, `--engine=${engine}`).engine, engine)
-  assert.equal(refusal(...least, '--engine=threads'), 'no engine is called threads: use auto, io_uring, linux-aio, sync.')
+  for (const engine of ['auto', 'no-io_uring', 'mapped', 'io_uring', 'linux-aio', 'sync']) assert.equal(options(...least, `--engine=${engine}`).engine, engine)
+  assert.equal(refusal(...least, '--engine=threads'), 'no engine is called threads: use auto, no-io_uring, mapped, io_uring, linux-aio, sync.')
 })
 
 test('an image is needed', () => {
@@ -122,7 +122,7 @@ test('several disks come from a file, each as from a command line of its own', (
   }, '--stats', '--sandbox').disks
   const { path, socketPath, queues, readOnly, packed, engine } = root!.options
   assert.deepEqual([root!.name, path, socketPath, queues, readOnly, packed, engine], ['root', 'root.raw', 'root.sock', 2, true, false, 'sync'])
-  assert.deepEqual([data!.options.fd, data!.options.engine], [3, 'linux-aio'])
+  assert.deepEqual([data!.options.fd, data!.options.engine], [3, 'no-io_uring'])
   assert.deepEqual([third!.name, third!.spec], ['disk2', '{"type":"ram","capacity":"1M"}'])
 
   const disk = { 'socket-path': 's', 'blk-file': 'b' }
@@ -188,8 +188,9 @@ test('a sandbox is full unless the best effort is asked for, and leaves io_uring
   assert.equal(command('--sandbox').sandbox, 'full')
   assert.equal(command('--sandbox=best-effort').sandbox, 'best-effort')
   assert.equal(refusal(...least, '--sandbox=some'), '--sandbox takes nothing, or best-effort: not "some".')
-  assert.equal(options(...least, '--sandbox').engine, 'linux-aio')
-  for (const engine of ['io_uring', 'sync']) assert.equal(options(...least, '--sandbox', `--engine=${engine}`).engine, engine)
+  assert.equal(options(...least, '--sandbox').engine, 'no-io_uring')
+  assert.equal(options(...least, '--sandbox', '--engine=auto').engine, 'no-io_uring')
+  for (const engine of ['mapped', 'io_uring', 'sync']) assert.equal(options(...least, '--sandbox', `--engine=${engine}`).engine, engine)
 })
 
 test('a user to become is looked up at once', () => {

@@ -26,8 +26,8 @@ const isReadable = !isRoot || spawnSync(process.execPath, ['-e', 'fs.readFileSyn
 if (!isReadable) console.log(`skipped: user ${OTHER} cannot read this repository`)
 const sandboxTest = isReadable ? test : test.skip
 
-function place (): { image: string, socketPath: string, args: string[] } {
-  const [image, socketPath] = [newImage(), newPath()]
+function place (engine?: string): { image: string, socketPath: string, args: string[] } {
+  const [image, socketPath] = [newImage(1 << 20, engine), newPath()]
   return { image, socketPath, args: [`--socket-path=${socketPath}`, `--blk-file=${image}`] }
 }
 
@@ -79,10 +79,12 @@ sandboxTest('a disk of a file of its own is served as well', async () => {
   assert.ok(readFileSync(image).every((byte) => byte === 0))
 })
 
-for (const engine of ['linux-aio', 'sync', 'io_uring'] as const) {
+for (const engine of ['mapped', 'linux-aio', 'sync', 'io_uring'] as const) {
   sandboxTest(`a guest is served, engine: ${engine}: again and again, with discards, a resize and a record of what is in flight`, async () => {
-    const { image, socketPath, args } = place()
-    const program = new Program([...args, ...full, ...(engine === 'linux-aio' ? [] : [`--engine=${engine}`]), '--num-queues=2', '--threads=2'])
+    const { image, socketPath, args } = place(engine)
+    // The first two are what it takes by itself: of an image in memory, and of one on a disk.
+    const isDefault = engine === 'mapped' || engine === 'linux-aio'
+    const program = new Program([...args, ...full, ...(isDefault ? [] : [`--engine=${engine}`]), '--num-queues=2', '--threads=2'])
     await Promise.race([program.seen(/^ready/, 'stdout'), program.ended])
     if (program.stdout === '') {
       assert.match(program.stderr, /io_uring_setup|io_setup/)

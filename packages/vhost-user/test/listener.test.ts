@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { bindUnix, close, listen as listenOn, unixSocket, unixSocketPair } from '@node-vmm/libc'
 import { test } from 'uvu'
-import { FrontEnd, listen, ListeningSocket } from '../src/index.ts'
+import { FrontEnd, listen } from '../src/index.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { runWithFewDescriptors } from '../../../test/support/few-descriptors.ts'
 import { Eventfds, guestMemory, openDescriptors, RecordingDevice, ringAddresses } from './support/session.ts'
@@ -204,14 +204,6 @@ test('a signal ends the wait of a close, which goes on', async () => {
   assert.equal(await listener.closed, undefined)
   assert.equal(await session.close({ signal: new AbortController().signal }), undefined)
   front.close()
-})
-
-test('a listening socket can be disposed of', () => {
-  const path = newPath()
-  const socket = ListeningSocket.bind(path)
-  assert.equal(existsSync(path), true)
-  socket[Symbol.dispose]()
-  assert.equal(existsSync(path), false)
 })
 
 test('a device that does not give its queues back ends the listener', async () => {

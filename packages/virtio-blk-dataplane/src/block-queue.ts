@@ -1,6 +1,6 @@
 import { EventNotifier } from '@node-vmm/event-poll'
 import { type DirtyLog, type GuestMemory, WINDOW_BYTES } from '@node-vmm/hostmem'
-import { type Engine, type EngineName, IoQueue, REQUEST_BUFFERED, REQUEST_DURABLE } from '@node-vmm/ioq'
+import { IoQueue, REQUEST_BUFFERED, REQUEST_DURABLE } from '@node-vmm/ioq'
 import { errno } from '@node-vmm/libc'
 import { CHAIN_DESCRIPTORS_MAX, DescriptorChain, type Virtqueue, type VringFault } from '@node-vmm/vring'
 import type { ServedDisk } from './disk.ts'
@@ -12,6 +12,7 @@ import {
   VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES
 } from '@node-vmm/virtio-blk'
 import { monotonicClock } from './clock.ts'
+import type { EngineMaker } from './engine.ts'
 import { LatencyRecorder } from './latency.ts'
 import { BYTES_READ, BYTES_WRITTEN, ERRORS, INTERRUPTS, KICKS, LATENCIES, MEASURES, REQUESTS } from './statistics.ts'
 import type { TraceWriter } from './trace-ring.ts'
@@ -28,6 +29,8 @@ import type { TraceWriter } from './trace-ring.ts'
 const WINDOW_MASK = WINDOW_BYTES - 1
 /** Of requests that are complete at once, the part of those available that makes a batch, and its bounds. */
 const BATCH_PART = 3
+/** Or, where that is more, all but these: doing them takes as long as a guest needs to wake up. */
+const BATCH_LEFT = 48
 const BATCH_MIN = 2
 const BATCH_MAX = 64
 /** The first batch of requests that take their time; each one that follows at once is twice as large. */
@@ -43,7 +46,7 @@ export interface BlockQueueInit {
   readonly memory: GuestMemory
   readonly vring: Virtqueue
   readonly disk: ServedDisk
-  readonly engine: 'auto' | EngineName | Engine
+  readonly engine: ReturnType<EngineMaker>
   readonly gate: Gate
   /** Counters of this queue, see `StatisticsTable`. */
   readonly counters: Float64Array
@@ -130,6 +133,7 @@ export class BlockQueue {
       fd: disk.fd,
       bufferedFd: disk.bufferedFd,
       writeTurns: disk.writeTurns,
+      map: disk.map,
       depth: vring.size,
       segmentsMax: CHAIN_DESCRIPTORS_MAX,
       engine,
@@ -202,11 +206,13 @@ export class BlockQueue {
    * How many requests to take in at once. A disk that takes its time begins with the first while the others are being
    * submitted. Where requests are complete as soon as they are submitted, guest and device would take turns, each asleep
    * while the other works: so the guest is woken by the first third of what is there, and by the time that it is awake
-   * (tens of microseconds, where processors are virtual) the device has done the others.
+   * (tens of microseconds, where processors are virtual) the device has done the others. Of many, more than a third: as long
+   * as enough are left for that time, fewer interrupts are less work.
    */
   #batchSize (batches: number): number {
     if (!this.#isInline) return BATCH_FIRST << batches
-    return Math.min(BATCH_MAX, Math.max(BATCH_MIN, Math.trunc(this.#vring.countAvailable() / BATCH_PART)))
+    const available = this.#vring.countAvailable()
+    return Math.min(BATCH_MAX, Math.max(BATCH_MIN, Math.trunc(available / BATCH_PART), available - BATCH_LEFT))
   }
 
   /** Takes in one batch, after as many as `batches`. */

@@ -1,6 +1,6 @@
 import { EventNotifier } from '@node-vmm/event-poll'
 import type { GuestMemory } from '@node-vmm/hostmem'
-import { WriteTurns } from '@node-vmm/ioq'
+import { FileMap, WriteTurns } from '@node-vmm/ioq'
 import type { VirtqueueState } from '@node-vmm/vring'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { blockConfig, blockFeatures, type BlockGeometry } from './block-config.ts'
@@ -62,6 +62,8 @@ export class DataPlane implements Drainable {
   #gate: Gate
   readonly #statistics: StatisticsTable
   readonly #writeTurns: SharedArrayBuffer | undefined
+  /** Of an image in memory, where the engine copies. */
+  readonly #map: FileMap | undefined
   readonly #running = new Map<number, RunningQueue>()
   readonly #threads = new Map<number, DataPlaneThread>()
   /** Of a disk that its thread opens: both last until the end. */
@@ -98,6 +100,7 @@ export class DataPlane implements Drainable {
     this.#statistics = new StatisticsTable(queues)
     this.measureLatency(latency)
     this.#writeTurns = medium?.bufferedFd === undefined ? undefined : WriteTurns.allocate()
+    this.#map = medium === undefined || engine.name !== 'mapped' ? undefined : FileMap.create(medium.fd)
   }
 
   /**
@@ -411,7 +414,10 @@ export class DataPlane implements Drainable {
     })
     const isGone = this.#diskModule !== undefined && this.#threads.size === 0
     try {
-      if (!this.#imageIsKept && !isGone) await this.#medium?.close()
+      if (!this.#imageIsKept && !isGone) {
+        this.#map?.close()
+        await this.#medium?.close()
+      }
     } catch (error) {
       // The disk died with its thread.
       if ((error as DataPlaneError).code !== 'ERR_THREAD') throw error
@@ -629,6 +635,7 @@ export class DataPlane implements Drainable {
       bufferedFd: medium.bufferedFd,
       alignment: medium.alignment,
       writeTurns: this.#writeTurns,
+      map: this.#map?.data,
       readOnly,
       id,
       discardSegments,

@@ -1,4 +1,4 @@
-import { type Engine, type EngineName, type EngineOptions, openEngine, type RejectedEngine } from '@node-vmm/ioq'
+import { type Engine, type EngineName, type EngineOptions, type EngineSelection, openEngine, type RejectedEngine } from '@node-vmm/ioq'
 
 /** An engine of the caller's own, made on the data-plane thread by a module: a faulty one for tests, for instance. */
 export interface EngineModule {
@@ -11,11 +11,14 @@ export interface EngineModule {
 /** The default export of an engine module. */
 export type EngineFactory = (options: EngineOptions, moduleOptions: unknown) => Engine
 
-/** How the kernel is asked for disk I/O: `'auto'` takes the best that the host allows. */
-export type EngineChoice = 'auto' | EngineName | EngineModule
+/**
+ * How the kernel is asked for disk I/O: `'auto'` takes the best that the host allows for the image, `'no-io_uring'` the best
+ * but for io_uring, whose operations no filter of system calls sees.
+ */
+export type EngineChoice = EngineSelection | EngineName | EngineModule
 
 /** What makes the engine of each queue. */
-export type EngineMaker = (options: EngineOptions) => 'auto' | EngineName | Engine
+export type EngineMaker = (options: EngineOptions) => EngineSelection | EngineName | Engine
 
 /** Loads what a choice needs, once a thread. */
 export async function loadEngine (choice: EngineChoice): Promise<EngineMaker> {

@@ -7,14 +7,13 @@ import { AbandonedError, DataPlane, type DataPlaneOptions, DrainTimeoutError, ty
 import { eventually } from '../../../test/support/eventually.ts'
 import { BlockingPipe } from './support/blocking-engine.ts'
 import { runChild } from './support/child.ts'
+import { ENGINES, scratchFor } from './support/engines.ts'
 import { faulty } from './support/faulty-engine.ts'
 import { Guest, NO_STATUS } from './support/guest.ts'
-import { Scratch, sectorPattern } from './support/image.ts'
+import { sectorPattern } from './support/image.ts'
 
 const SECTORS = 64
-const ENGINES: readonly EngineName[] = ['io_uring', 'linux-aio', 'sync']
-const scratch = new Scratch()
-process.on('exit', () => scratch.remove())
+const scratch = scratchFor('io_uring')
 let images = 0
 
 /** A data plane on an image of its own, which stays locked once it was given up. */
@@ -55,7 +54,7 @@ function isMapped (address: number): boolean {
 
 for (const engine of ENGINES) {
   test(`${engine}: a stop is over in time though requests are not, and says which; the next guest is served`, async () => {
-    const plane = make({ queues: 2, engine: stuck(engine) })
+    const plane = make({ path: scratchFor(engine).image(`${engine}.img`, SECTORS), queues: 2, engine: stuck(engine) })
     const [well, lost] = [new Guest(), new Guest()]
     const addresses = [well, lost].map(hostAddress)
     await plane.start([well.setup, lost.setup])

@@ -9,7 +9,8 @@ const test = suite('allocation')
 // In memory: what a flush of a real disk takes is of no interest here.
 const scratch = new Scratch('/dev/shm')
 process.on('exit', () => scratch.remove())
-const path = scratch.file('large.img', 512)
+// What is read first has data: a read of a hole is a system call of its own.
+const path = scratch.file('large.img', 256 * 512)
 truncateSync(path, 8 * 2 ** 30)
 
 // The smallest object has 12 bytes: fewer a request are a few a batch, and batches are as small as 4 requests.
@@ -20,6 +21,9 @@ const runs: readonly (readonly [engine: string, depth: number, eventIdx: boolean
   ['io_uring', 32, false, true, '', 8],
   ['io_uring', 1, true, true, '', 8],
   ['linux-aio', 32, true, true, '', 8],
+  ['mapped', 32, true, false, '', 8],
+  ['mapped', 32, false, true, 'latency', 8],
+  ['mapped', 1, true, true, '', 8],
   // Arguments of system calls above 2^31, such as addresses, are objects: two a request.
   ['sync', 32, true, false, '', 40]
 ]

@@ -15,9 +15,10 @@ import {
   VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT
 } from '../src/index.ts'
 import { eventually } from '../../../test/support/eventually.ts'
+import { ENGINES, scratchFor } from './support/engines.ts'
 import { Guest } from './support/guest.ts'
 import { sectorPattern } from './support/image.ts'
-import { endAll, ends, ENGINES, scratch, SERIAL, serve, testRequests, unevenly } from './support/requests.ts'
+import { endAll, ends, scratch, SERIAL, serve, testRequests, unevenly } from './support/requests.ts'
 
 for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests({ engine, eventIdx })
 
@@ -181,6 +182,7 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
       fd: image.fd,
       bufferedFd: undefined,
       writeTurns: undefined,
+      map: undefined,
       alignment: image.alignment,
       readOnly: false,
       id: new Uint8Array(20),
@@ -304,7 +306,7 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
 
   for (const engine of ENGINES) {
     test(`O_DIRECT by ${engine}: buffers and segments that are not aligned`, async () => {
-      const path = scratch.image('direct.img', 4096)
+      const path = scratchFor(engine).image('direct.img', 4096)
       const guest = new Guest({ size: 128 })
       try {
         await DataPlane.create({ path, direct: true }).close()

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, openSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import type { EngineName } from '@node-vmm/ioq'
 import type { Fault } from '@node-vmm/ioq/testing'
@@ -8,19 +9,23 @@ import { test } from 'uvu'
 import { DataPlane, type DataPlaneOptions, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK } from '../src/index.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { runChild } from './support/child.ts'
+import { ENGINES, scratchFor } from './support/engines.ts'
 import { faulty, Hold } from './support/faulty-engine.ts'
 import { Guest, type GuestOptions } from './support/guest.ts'
-import { Scratch, sectorPattern } from './support/image.ts'
+import { sectorPattern } from './support/image.ts'
 import { Load } from './support/load.ts'
 
 const SECTORS = 1024
 /** For what always ends, in milliseconds: however slow the machine, a wait that is over then waits for ever. */
 const timeout = 60_000
-const ENGINES: readonly EngineName[] = ['io_uring', 'linux-aio', 'sync']
-const scratch = new Scratch()
-process.on('exit', () => scratch.remove())
-const path = scratch.image('disk.img', SECTORS)
-test.before.each(() => writeFileSync(path, sectorPattern(0, SECTORS)))
+const scratch = scratchFor('io_uring')
+const path = imageFor('io_uring')
+test.before.each(() => { for (const engine of ENGINES) scratchFor(engine).image('disk.img', SECTORS) })
+
+/** The image, where an engine can serve it. */
+function imageFor (engine: EngineName): string {
+  return join(scratchFor(engine).directory, 'disk.img')
+}
 
 const ends: (() => Promise<void> | void)[] = []
 test.after.each(async () => {
@@ -59,9 +64,11 @@ async function isPending (promise: Promise<unknown>): Promise<boolean> {
 
 const sleep = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds))
 
-for (const [engine, eventIdx] of [['io_uring', true], ['linux-aio', false], ['sync', true]] as const) {
+for (const [engine, eventIdx] of [['mapped', true], ['io_uring', true], ['linux-aio', false], ['sync', true]] as const) {
+  const path = imageFor(engine)
+
   test(`${engine}: drains end under a guest that never stops sending`, async () => {
-    const { plane, guest } = await serve({ engine }, { eventIdx })
+    const { plane, guest } = await serve({ path, engine }, { eventIdx })
     const load = new Load(guest, 16)
     for (let round = 0; round < 30; round++) {
       await plane.drain({ timeout })
@@ -72,7 +79,7 @@ for (const [engine, eventIdx] of [['io_uring', true], ['linux-aio', false], ['sy
   })
 
   test(`${engine}: hundreds of pauses under load lose no request and serve none twice`, async () => {
-    const { plane, guest } = await serve({ engine }, { eventIdx })
+    const { plane, guest } = await serve({ path, engine }, { eventIdx })
     const load = new Load(guest, 16)
     for (let round = 0; round < 200; round++) {
       await plane.pause({ timeout })
@@ -88,7 +95,7 @@ for (const [engine, eventIdx] of [['io_uring', true], ['linux-aio', false], ['sy
   })
 
   test(`${engine}: paused, nothing is taken in and nothing completes, and the image is the caller's`, async () => {
-    const { plane, guest } = await serve({ engine }, { eventIdx })
+    const { plane, guest } = await serve({ path, engine }, { eventIdx })
     const load = new Load(guest, 8)
     await load.advance(50)
     await plane.pause()
@@ -250,9 +257,11 @@ const faults: readonly (readonly [title: string, fault: Fault])[] = [
   ['submissions that are refused for now', { kind: 'again' }]
 ]
 for (const engine of ENGINES) {
+  const path = imageFor(engine)
+
   test(`${engine}: the guest sees nothing of ${faults.map(([title]) => title).join(', ')}`, async () => {
     const rules = faults.map(([, fault]) => ({ fault, probability: 0.2 }))
-    const { plane, guest } = await serve({ engine: faulty({ rules, seed: 42 }, engine) })
+    const { plane, guest } = await serve({ path, engine: faulty({ rules, seed: 42 }, engine) })
     assert.match(plane.engineOf(0)!.name, new RegExp(`faulty ${engine}`))
     const load = new Load(guest, 16)
     for (let round = 0; round < 20; round++) {
@@ -265,6 +274,7 @@ for (const engine of ENGINES) {
 
   test(`${engine}: errors of the disk reach the guest, each request's its own`, async () => {
     const { plane, guest } = await serve({
+      path,
       engine: faulty({
         rules: [
           { operation: 'read', at: 1, fault: { kind: 'error', code: 'EIO' } },

@@ -1,21 +1,20 @@
 // Each way in which a disk fails, with each kind of request, on each engine: the guest sees the right status, what was
 // acknowledged before is intact, and the queue serves on. Each has a queue and a place on the disk of its own.
 import assert from 'node:assert/strict'
-import type { EngineName } from '@node-vmm/ioq'
 import type { Fault, FaultRule } from '@node-vmm/ioq/testing'
 import { suite } from 'uvu'
 import {
   AbandonedError, DataPlane, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES
 } from '../src/index.ts'
 import { eventually } from '../../../test/support/eventually.ts'
+import { ENGINES, scratchFor } from './support/engines.ts'
 import { Hold } from './support/faulty-engine.ts'
 import { faultyQueues } from './support/faulty-queues-engine.ts'
 import { type Answer, Guest } from './support/guest.ts'
-import { Scratch, sectorPattern } from './support/image.ts'
+import { type Scratch, sectorPattern } from './support/image.ts'
 
 type Operation = NonNullable<FaultRule['operation']>
 
-const ENGINES: readonly EngineName[] = ['io_uring', 'linux-aio', 'sync']
 const OPERATIONS: readonly Operation[] = ['read', 'write', 'flush', 'discard', 'writeZeroes']
 /** Sectors that each case has to itself: acknowledged, then faulty. */
 const HALF = 16
@@ -123,7 +122,7 @@ class Case {
   }
 
   /** What the guest finds afterwards, and what the host does. */
-  async isIntact (path: string): Promise<void> {
+  async isIntact (scratch: Scratch, path: string): Promise<void> {
     const { guest } = this
     const acknowledged = sectorPattern(this.#sector, HALF, 1)
     acknowledged.fill(0, 0, 2 * 512)
@@ -151,14 +150,12 @@ class Case {
   }
 }
 
-const scratch = new Scratch()
-process.on('exit', () => scratch.remove())
-
 for (const engine of ENGINES) {
   const test = suite(`failing disks: ${engine}`)
   const list = OPERATIONS.flatMap((operation) => failures().map((failure) => ({ operation, failure })))
   const cases = list.map(({ operation, failure }, index) => new Case(index, operation, failure))
   const neverEnding = list.flatMap(({ failure }, index) => failure.answer === undefined ? [index] : [])
+  const scratch = scratchFor(engine)
   const path = scratch.image(`${engine}.img`, cases.length * 2 * HALF)
   const plane = DataPlane.create({
     path, queues: cases.length, engine: faultyQueues(engine, cases.map(({ rule }) => ({ rules: [rule] })))
@@ -172,7 +169,7 @@ for (const engine of ENGINES) {
     test(`${engine}: ${operation}: ${failure.title}: ${failure.answer === done ? 'the guest sees nothing of it' : 'the guest is told'}`, async () => {
       await cases[index]!.acknowledge()
       await cases[index]!.fails(plane)
-      await cases[index]!.isIntact(path)
+      await cases[index]!.isIntact(scratch, path)
       assert.equal(plane.statistics(index).errors, failure.answer === done ? 0 : 1)
     })
   }
@@ -181,7 +178,7 @@ for (const engine of ENGINES) {
     for (const index of neverEnding) {
       await cases[index]!.acknowledge()
       await cases[index]!.fails(plane)
-      await cases[index]!.isIntact(path)
+      await cases[index]!.isIntact(scratch, path)
     }
     assert.equal(neverEnding.length, OPERATIONS.length)
     await assert.rejects(plane.drain({ timeout: 10 }), { code: 'ERR_TIMEOUT', inFlight: cases.map((_, index) => Number(neverEnding.includes(index))) })

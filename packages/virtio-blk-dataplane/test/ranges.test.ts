@@ -1,19 +1,16 @@
 import assert from 'node:assert/strict'
 import { readFileSync, statSync } from 'node:fs'
-import type { EngineName } from '@node-vmm/ioq'
 import { suite } from 'uvu'
 import {
   DataPlane, type DataPlaneOptions, RANGE_SECTORS_MAX, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
   VIRTIO_BLK_T_WRITE_ZEROES
 } from '../src/index.ts'
+import { ENGINES, scratchFor } from './support/engines.ts'
 import { faulty } from './support/faulty-engine.ts'
 import { type Answer, Guest } from './support/guest.ts'
-import { Scratch, sectorPattern } from './support/image.ts'
+import { sectorPattern } from './support/image.ts'
 
 const SECTORS = 1024
-const ENGINES: readonly EngineName[] = ['io_uring', 'linux-aio', 'sync']
-const scratch = new Scratch()
-process.on('exit', () => scratch.remove())
 
 /** A segment of a request: sector, number of sectors, flags. */
 type Range = readonly [sector: number | bigint, sectors: number, flags?: number]
@@ -35,7 +32,7 @@ for (const engine of ENGINES) {
   let plane: DataPlane
 
   async function serve (options: Partial<DataPlaneOptions> = {}): Promise<void> {
-    path = scratch.image(`${engine}.img`, SECTORS)
+    path = scratchFor(engine).image(`${engine}.img`, SECTORS)
     guest = new Guest()
     plane = DataPlane.create({ path, engine, discardSegments: 4, ...options })
     await plane.start([guest.setup])

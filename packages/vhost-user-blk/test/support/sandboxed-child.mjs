@@ -13,7 +13,7 @@ const syscall = koffi.load('libc.so.6').func('long syscall(long number, long a, 
 /** Numbers on x86-64 and arm64. */
 const numbers = {
   execve: [59, 221], execveat: [322, 281], fork: [57], vfork: [58], clone3: [435, 435], socket: [41, 198], socketpair: [53, 199], connect: [42, 203],
-  bind: [49, 200], listen: [50, 201], ptrace: [101, 117], process_vm_readv: [310, 270], process_vm_writev: [311, 271], kill: [62, 129],
+  bind: [49, 200], listen: [50, 201], ptrace: [101, 117], kill: [62, 129],
   pidfd_open: [434, 434], pidfd_getfd: [438, 438], mount: [165, 40], umount2: [166, 39], pivot_root: [155, 41], chroot: [161, 51],
   unshare: [272, 97], setns: [308, 268], bpf: [321, 280], perf_event_open: [298, 241], userfaultfd: [323, 282], keyctl: [250, 219],
   add_key: [248, 217], init_module: [175, 105], finit_module: [313, 273], kexec_load: [246, 104], reboot: [169, 142], setuid: [105, 146],
@@ -43,7 +43,7 @@ const event = (emitter, good) => new Promise((resolve) => {
 const file = `${folder}/file`
 writeFileSync(file, 'here before')
 const report = await enterSandbox({ bestEffort: process.getuid() === 0, ioUring: ioUring === 'io_uring' })
-const [CLONE, TGKILL, PRCTL, IOCTL, PRLIMIT] = process.arch === 'x64' ? [56, 234, 157, 16, 302] : [220, 131, 167, 29, 261]
+const [CLONE, TGKILL, PRCTL, IOCTL, PRLIMIT, READV, WRITEV, UTIMENSAT] = process.arch === 'x64' ? [56, 234, 157, 16, 302, 310, 311, 280] : [220, 131, 167, 29, 261, 270, 271, 88]
 const direct = (number, ...args) => syscall(number, ...[...args, 0, 0, 0, 0, 0].slice(0, 5)) < 0 ? koffi.errno() : 0
 console.log(JSON.stringify({
   report,
@@ -56,7 +56,12 @@ console.log(JSON.stringify({
     'prctl PR_SET_SECCOMP': direct(PRCTL, 22, 2),
     'ioctl TIOCSTI': direct(IOCTL, 0, 0x5412),
     'prlimit64 of another': direct(PRLIMIT, process.ppid, 7),
-    'prlimit64 that sets': direct(PRLIMIT, 0, 7, 4096)
+    'prlimit64 that sets': direct(PRLIMIT, 0, 7, 4096),
+    'process_vm_readv of its parent': direct(READV, process.ppid, 0, 0, 0, 0),
+    'process_vm_writev of its parent': direct(WRITEV, process.ppid, 0, 0, 0, 0),
+    'process_vm_readv of the first process': direct(READV, 1, 0, 0, 0, 0),
+    'utimensat of a path': direct(UTIMENSAT, -100, 4096, 0, 0),
+    'utimensat of a path whose address has no low half': direct(UTIMENSAT, -100, 2 ** 32, 0, 0)
   },
   ways: {
     'run a program': attempt(() => execFileSync('true')),

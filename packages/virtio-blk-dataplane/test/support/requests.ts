@@ -7,12 +7,12 @@ import {
   DataPlane, type DataPlaneOptions, SECTOR_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_BARRIER,
   VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT
 } from '../../src/index.ts'
+import { scratchFor } from './engines.ts'
 import { Guest, type GuestOptions } from './guest.ts'
 import { Scratch, sectorPattern } from './image.ts'
 
 const SECTORS = 4096
 export const SERIAL = 'serial-0123456789abc'
-export const ENGINES: readonly EngineName[] = ['io_uring', 'linux-aio', 'sync']
 export const scratch = new Scratch()
 process.on('exit', () => scratch.remove())
 
@@ -55,7 +55,7 @@ export function testRequests ({ engine, ...guestOptions }: RequestsOptions): voi
   let plane: DataPlane
 
   test.before(async () => {
-    path = scratch.image(`${label}.img`, SECTORS)
+    path = scratchFor(engine).image(`${label}.img`, SECTORS)
     guest = new Guest({ ...guestOptions, size: 128, secondBytes: 1 << 20 })
     indirect = new Guest({ ...guestOptions, size: 32, indirect: true })
     plane = await serve([guest, indirect], { path, engine, packed, inOrder })
