@@ -1,6 +1,6 @@
 import {
   errno, fileStatus, LinuxError, lseek, madvise, MADV_POPULATE_READ, mmap, munmap, O_ACCMODE, O_RDONLY, openFlags, PAGE_SIZE,
-  PROT_READ, PROT_WRITE, SEEK_DATA, SEEK_END, SEEK_HOLE
+  PROT_READ, PROT_WRITE, SEEK_DATA, SEEK_END
 } from '@node-vmm/libc'
 import { statfsSync } from 'node:fs'
 
@@ -9,12 +9,13 @@ import { statfsSync } from 'node:fs'
 //   through the mapping that is not there makes the file system allocate it: a hole would take memory for being read.
 //   That is all that hangs on a bit: a wrong one, as where another process punches holes, costs memory, never data.
 // - What is written through the mapping is in whole pages of the file, before and after.
-// - A chunk is asked about once, with its first request, and populated if it has no holes.
+// - The kernel is asked about single pages only: looking for the next hole, it would look at all pages before that.
+// - A chunk is populated with its first request, if all of its pages are known by then.
 
 /** `statfs(2)`: a file system in memory. */
 const TMPFS_MAGIC = 0x01021994
-/** Pages of a chunk: 2 MiB, what one page of a page table maps. */
-const CHUNK_PAGES = 512
+/** Pages of a chunk: what one system call has mapped in less than 10 µs. */
+const CHUNK_PAGES = 64
 const CHUNK_BYTES = CHUNK_PAGES * PAGE_SIZE
 /** Bits of a word. */
 const WORD_PAGES = 32
@@ -34,7 +35,7 @@ export interface FileMapData {
   readonly length: number
   /** Bytes of the file when it was mapped. */
   readonly size: number
-  /** Which pages are known to be there, then which chunks were asked about. */
+  /** Which pages are known to be there, then which chunks had a request. */
   readonly known: SharedArrayBuffer
 }
 
@@ -72,7 +73,7 @@ export class FileMap {
    * EPERM for a sealed one
    */
   static create (fd: number): FileMap {
-    const { kind, size } = fileStatus(fd)
+    const { kind, size, allocated } = fileStatus(fd)
     if (kind !== 'file' || !isInMemory(fd)) {
       throw new LinuxError('mmap', errno.ENODEV, { subject: `of fd ${fd}`, remedy: 'Only files in memory (tmpfs, memfd) are mapped: reading others may wait for a disk.' })
     }
@@ -81,7 +82,9 @@ export class FileMap {
     const length = Math.max(ROOM_MIN, 2 * size)
     const address = mmap({ fd, length, protection })
     const known = new SharedArrayBuffer(wordsOf(length) * 4 + Math.ceil(length / CHUNK_BYTES))
-    return new FileMap({ fd, address, length, size, known })
+    const map = new FileMap({ fd, address, length, size, known })
+    if (allocated >= size) map.#addAll()
+    return map
   }
 
   /** The same map in another thread; who made it closes it, after the last use by anybody. */
@@ -100,6 +103,7 @@ export class FileMap {
     if (end > this.#mappedPages) return false
     for (let page = first; page < end; page++) {
       if (!this.#has(page) && !this.#ask(page)) return false
+      this.#begin(page)
     }
     return true
   }
@@ -108,9 +112,8 @@ export class FileMap {
   mayWrite (first: number, end: number): boolean {
     if (end > this.#filePages && !this.#reaches(end)) return false
     for (let page = first; page < end; page++) {
-      if (this.#has(page)) continue
-      this.#learn(page)
       if (!this.#has(page)) this.#set(page)
+      this.#begin(page)
     }
     return true
   }
@@ -178,24 +181,27 @@ export class FileMap {
   }
 
   #ask (page: number): boolean {
-    if (this.#learn(page)) return this.#has(page)
     const offset = page * PAGE_SIZE
     if (lseek(this.#fd, offset, SEEK_DATA) !== offset) return false
     this.#set(page)
     return true
   }
 
-  /** Asks about the chunk of a page, unless that was done. @returns whether all of its pages are there */
-  #learn (page: number): boolean {
+  /** The file has no holes. */
+  #addAll (): void {
+    const words = Math.floor(this.#filePages / WORD_PAGES)
+    this.#pages.fill(-1, 0, words)
+    for (let page = words * WORD_PAGES; page < this.#filePages; page++) this.#set(page)
+  }
+
+  /** There is a request for a page. Of a chunk that is known all pages are mapped at the first, instead of by a fault for each. */
+  #begin (page: number): void {
     const chunk = Math.floor(page / CHUNK_PAGES)
-    if (this.#chunks[chunk] !== 0) return false
+    if (this.#chunks[chunk] !== 0) return
     this.#chunks[chunk] = 1
-    const start = chunk * CHUNK_BYTES
-    if (lseek(this.#fd, start, SEEK_DATA) !== start || lseek(this.#fd, start, SEEK_HOLE) < start + CHUNK_BYTES) return false
-    this.#pages.fill(-1, chunk * CHUNK_WORDS, (chunk + 1) * CHUNK_WORDS)
-    // In one call instead of a fault a page. Before Linux 5.14 they come one by one.
-    madvise(this.#address + start, CHUNK_BYTES, MADV_POPULATE_READ)
-    return true
+    for (let word = chunk * CHUNK_WORDS; word < (chunk + 1) * CHUNK_WORDS; word++) if (this.#pages[word] !== -1) return
+    // Before Linux 5.14 there are faults.
+    madvise(this.#address + chunk * CHUNK_BYTES, CHUNK_BYTES, MADV_POPULATE_READ)
   }
 }
 

@@ -8,8 +8,8 @@ import { scratchFile } from './support.ts'
 
 const test = suite('FileMap')
 const PAGE = 4096
-/** Pages that are asked about at once. */
-const CHUNK = 512
+/** Pages that are mapped at once. */
+const CHUNK = 64
 let file: ReturnType<typeof scratchFile>
 test.before.each(() => { file = scratchFile('/dev/shm') })
 test.after.each(() => file.remove())
@@ -53,6 +53,17 @@ test('a file without holes may be read anywhere, and to ask takes no memory', ()
     assert.equal(map.mayRead(2 * CHUNK, 2 * CHUNK + 1), false, 'past its end')
   })
   assert.equal(fileStatus(file.fd).allocated, before)
+})
+
+test('bug: the first request of each part had the kernel look through the rest of a file without holes, whose pages are known when it is mapped', () => {
+  const pages = 2 * CHUNK + 5
+  fill(0, pages * PAGE)
+  withMap((map) => {
+    // Nobody asks, or it would be told of this.
+    assert.equal(fallocate(file.fd, PUNCH_HOLE, 0, pages * PAGE), 0)
+    assert.equal(map.mayRead(0, pages), true)
+    assert.equal(map.mayRead(pages, pages + 1), false)
+  })
 })
 
 test('what may be written may be read after it; only whole pages of the file may', () => {
