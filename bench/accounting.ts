@@ -25,10 +25,3 @@ export function machineTime (): { busy: number, stolen: number } {
   const [user, nice, system, , , irq, softirq, steal] = line.trim().split(/\s+/).slice(1).map((ticks) => Number(ticks) * TICK_SECONDS)
   return { busy: user + nice + system + irq + softirq, stolen: steal }
 }
-
-/** Resident memory of a process in bytes, without what it shares with its guest. */
-export function residentMemory (pid: number): number {
-  const status = readFileSync(`/proc/${pid}/status`, 'latin1')
-  const kib = (name: string): number => Number(status.match(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm'))?.[1] ?? 0)
-  return (kib('VmRSS') - kib('RssShmem')) * 1024
-}

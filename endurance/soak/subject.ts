@@ -1,12 +1,13 @@
 // Who is watched: a server process, and what can be done to it.
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { footprint } from '../../test/support/footprint.ts'
 import type { Running } from '../../test/support/processes.ts'
+import { residentMemory } from '../../test/support/resident-memory.ts'
 import { startOurs } from '../../test/support/server.ts'
 import type { Sample } from './judge.ts'
 
@@ -140,18 +141,11 @@ export async function look (subject: Subject, last: Sample | undefined): Promise
     for (const end = Date.now() + SETTLE_MILLISECONDS; now().join() !== last.footprint.join() && Date.now() < end;) await sleep(20)
   }
   const heap = await subject.heap()
-  return { resident: residentBytes(subject.pid), heap, footprint: now() }
+  return { resident: residentMemory(subject.pid), heap, footprint: now() }
 }
 
 function sockets (items: readonly string[]): number {
   return items.filter((item) => item === 'descriptor of socket').length
-}
-
-/** Without what is shared: a guest's memory, and an image that is mapped, whose mappings are counted by themselves. */
-function residentBytes (pid: number): number {
-  const status = readFileSync(`/proc/${pid}/status`, 'latin1')
-  const kib = (name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(status)![1])
-  return 1024 * (kib('VmRSS') - kib('RssShmem'))
 }
 
 function newImage (folder: string): string {

@@ -5,13 +5,13 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import * as assert from 'uvu/assert'
-import { openEngine } from '../../packages/ioq/src/index.ts'
+import { type EngineName, type EngineSelection, openEngine } from '../../packages/ioq/src/index.ts'
 import { close, ftruncate, memfdCreate } from '../../packages/libc/src/index.ts'
 import { Running } from './processes.ts'
 import { type Need, path, programs } from './programs.ts'
 import { temporaryFolder } from './temporary.ts'
 
-export type Engine = 'auto' | 'no-io_uring' | 'mapped' | 'io_uring' | 'linux-aio' | 'sync'
+export type Engine = EngineSelection | EngineName
 
 export interface ServerOptions {
   readonly image: string

@@ -1,14 +1,12 @@
 // What is special about copying: the file, its holes and its end behind the mapping's back.
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmdirSync, statSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { suite } from 'uvu'
+import { readFileSync, statSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'
+import { test } from 'uvu'
 import { close, errno, fileStatus, ftruncate, memfdCreate, mmap, munmap, O_RDWR, open } from '@node-vmm/libc'
 import { FileMap, IoQueue } from '@node-vmm/ioq'
+import { mountTest, tmpfs, withMount } from '../../../test/support/mount.ts'
 import { Harness, scratchFile } from './support.ts'
 
-const test = suite('MappedEngine')
 const PAGE = 4096
 const MIB = 1 << 20
 let file: ReturnType<typeof scratchFile>
@@ -156,29 +154,18 @@ test('memory that its owner has cut is the result EFAULT', () => {
   close(memfd)
 })
 
-test('a hole that there is no room to fill is the result ENOSPC', () => {
-  const directory = mkdtempSync(`${tmpdir()}/node-vmm-ioq-`)
-  if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', directory]).status !== 0) {
-    console.log('skipped: the test for ENOSPC mounts a small tmpfs, which takes privileges')
-    rmdirSync(directory)
-    return
-  }
-  try {
-    const small = scratchFile(directory)
-    ftruncate(small.fd, MIB)
-    const full = new Harness('mapped', small.fd)
-    full.memory.u8.fill(6)
-    assert.equal(full.transfer('writev', [[0, 32768]], 0), 32768)
-    assert.equal(full.transfer('writev', [[0, 65536]], 65536), -errno.ENOSPC)
-    assert.equal(full.transfer('readv', [[65536, 32768]], 0), 32768)
-    assert.ok(full.memory.u8.subarray(65536, 65536 + 32768).every((byte) => byte === 6))
-    full.close()
-    small.remove()
-  } finally {
-    spawnSync('umount', [directory])
-    rmdirSync(directory)
-  }
-})
+mountTest('a hole that there is no room to fill is the result ENOSPC', () => withMount(tmpfs(64 << 10), (directory) => {
+  const small = scratchFile(directory)
+  ftruncate(small.fd, MIB)
+  const full = new Harness('mapped', small.fd)
+  full.memory.u8.fill(6)
+  assert.equal(full.transfer('writev', [[0, 32768]], 0), 32768)
+  assert.equal(full.transfer('writev', [[0, 65536]], 65536), -errno.ENOSPC)
+  assert.equal(full.transfer('readv', [[65536, 32768]], 0), 32768)
+  assert.ok(full.memory.u8.subarray(65536, 65536 + 32768).every((byte) => byte === 6))
+  full.close()
+  small.remove()
+}))
 
 test('the end of a file within a page is kept, and a write across it extends the file', () => {
   harness.close()
