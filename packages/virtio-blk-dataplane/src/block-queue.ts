@@ -3,6 +3,7 @@ import { type DirtyLog, type GuestMemory, WINDOW_BYTES } from '@node-vmm/hostmem
 import { IoQueue, REQUEST_BUFFERED, REQUEST_DURABLE } from '@node-vmm/ioq'
 import { errno } from '@node-vmm/libc'
 import { CHAIN_DESCRIPTORS_MAX, DescriptorChain, type Virtqueue, type VringFault } from '@node-vmm/vring'
+import { BatchSize } from './batch-size.ts'
 import type { ServedDisk } from './disk.ts'
 import type { Gate } from './gate.ts'
 import { IN_FLIGHT, RangeRequests } from './ranges.ts'
@@ -23,18 +24,11 @@ import type { TraceWriter } from './trace-ring.ts'
 // - Nothing of guest memory is read twice: the chain and the header are copied, then judged.
 // - Nothing is allocated for a request.
 // - One submission a batch, one look at the guest's wish for an interrupt a batch.
-// - The clock is looked at once a batch, and again when something of it is complete; not where nobody measures or traces.
+// - The clock is looked at once a batch, and again when something of it is complete; where nobody measures or traces, for
+//   one batch of several.
 // - A batch is counted in by the gate before it is popped: whoever drains sees all of it or nothing.
 
 const WINDOW_MASK = WINDOW_BYTES - 1
-/** Of requests that are complete at once, the part of those available that makes a batch, and its bounds. */
-const BATCH_PART = 3
-/** Or, where that is more, all but these: doing them takes as long as a guest needs to wake up. */
-const BATCH_LEFT = 48
-const BATCH_MIN = 2
-const BATCH_MAX = 64
-/** The first batch of requests that take their time; each one that follows at once is twice as large. */
-const BATCH_FIRST = 2
 /** Batches on end before other queues and commands have their turn: a guest that never stops must not keep the thread. */
 const BATCHES_MAX = 8
 /** Sectors are numbers, exact below 2^53: no disk is larger. */
@@ -87,8 +81,7 @@ export class BlockQueue {
   #armed = false
   /** Requests taken in by this batch that are in flight at its end. */
   #submitted = 0
-  /** The last requests were complete as soon as they were submitted. */
-  #isInline = false
+  readonly #batchSize = new BatchSize()
   /** Requests finished that the guest was not shown yet. */
   #finished = 0
   /** Requests that were in flight and finished since the last count. */
@@ -167,8 +160,8 @@ export class BlockQueue {
       this.#takeIn(batches)
       // What the page cache had is complete already: no need to be woken for it.
       this.ioq.submitAndReap()
+      this.#batchSize.end(this.#submitted, this.#completed)
       this.#interrupt()
-      if (this.#submitted > 0) this.#isInline = this.#completed >= this.#submitted
       this.#gate.leave(this.index, this.#submitted - this.#completed)
       if (!this.#vring.moreAvailable() || this.#vring.fault !== undefined) break
     }
@@ -202,25 +195,12 @@ export class BlockQueue {
     if (this.#vring.moreAvailable()) this.serve()
   }
 
-  /**
-   * How many requests to take in at once. A disk that takes its time begins with the first while the others are being
-   * submitted. Where requests are complete as soon as they are submitted, guest and device would take turns, each asleep
-   * while the other works: so the guest is woken by the first third of what is there, and by the time that it is awake
-   * (tens of microseconds, where processors are virtual) the device has done the others. Of many, more than a third: as long
-   * as enough are left for that time, fewer interrupts are less work.
-   */
-  #batchSize (batches: number): number {
-    if (!this.#isInline) return BATCH_FIRST << batches
-    const available = this.#vring.countAvailable()
-    return Math.min(BATCH_MAX, Math.max(BATCH_MIN, Math.trunc(available / BATCH_PART), available - BATCH_LEFT))
-  }
-
   /** Takes in one batch, after as many as `batches`. */
   #takeIn (batches: number): void {
     const vring = this.#vring
     vring.disableNotification()
     this.#beginBatch()
-    for (let budget = this.#batchSize(batches); budget > 0 && vring.pop(this.#chain) === 'chain'; budget--) this.#process(this.#chain)
+    for (let budget = this.#batchSize.begin(batches, vring); budget > 0 && vring.pop(this.#chain) === 'chain'; budget--) this.#process(this.#chain)
     this.#reportFault()
   }
 

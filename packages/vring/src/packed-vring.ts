@@ -147,14 +147,26 @@ export class PackedVring implements Virtqueue {
   }
 
   moreAvailable (): boolean {
-    const flags = Atomics.load(this.#halves, this.#availablePosition * DESC_WORDS + DESC_FLAGS)
-    const available = (flags & VIRTQ_DESC_F_AVAIL) !== 0
-    const used = (flags & VIRTQ_DESC_F_USED) !== 0
-    return available !== used && available === (this.#availableWrap === 1)
+    return isAvailable(Atomics.load(this.#halves, this.#availablePosition * DESC_WORDS + DESC_FLAGS), this.#availableWrap)
   }
 
-  countAvailable (): number {
-    return this.moreAvailable() ? 1 : 0
+  countAvailable (max: number): number {
+    let chains = 0
+    let continues = false
+    let position = this.#availablePosition
+    let wrap = this.#availableWrap
+    for (let left = this.size; left > 0 && chains < max; left--) {
+      const flags = Atomics.load(this.#halves, position * DESC_WORDS + DESC_FLAGS)
+      // Of a chain, only the first descriptor says whether it is available.
+      if (!continues && !isAvailable(flags, wrap)) break
+      continues = (flags & VIRTQ_DESC_F_NEXT) !== 0
+      if (!continues) chains++
+      if (++position === this.size) {
+        position = 0
+        wrap ^= 1
+      }
+    }
+    return chains
   }
 
   /** Copies the chain at the available position, and moves on behind it. The id stands in the last descriptor. */
@@ -298,4 +310,11 @@ export class PackedVring implements Virtqueue {
     this.#freeSlots.forEach((_, slot, slots) => { slots[slot] = slot })
     this.#builder.fault = undefined
   }
+}
+
+/** A descriptor is available when its two flags differ, and the driver was on this lap when it made it so (virtio 1.2, 2.8.1). */
+function isAvailable (flags: number, wrap: number): boolean {
+  const available = (flags & VIRTQ_DESC_F_AVAIL) !== 0
+  const used = (flags & VIRTQ_DESC_F_USED) !== 0
+  return available !== used && available === (wrap === 1)
 }

@@ -216,8 +216,8 @@ export class SplitVring implements Virtqueue {
     return this.#again !== undefined || this.#availableIndex !== this.#availableSeen || Atomics.load(this.#available, INDEX) !== this.#availableIndex
   }
 
-  countAvailable (): number {
-    return (this.#again?.length ?? 0) + ((Atomics.load(this.#available, INDEX) - this.#availableIndex) & INDEX_MASK)
+  countAvailable (max: number): number {
+    return Math.min(max, (this.#again?.length ?? 0) + ((Atomics.load(this.#available, INDEX) - this.#availableIndex) & INDEX_MASK))
   }
 
   disableNotification (): void {

@@ -58,8 +58,8 @@ export interface Virtqueue {
   publish (): void
   /** Whether the driver has made chains available that were not popped. */
   moreAvailable (): boolean
-  /** How many chains those are: at least as many, where the layout makes counting slow. */
-  countAvailable (): number
+  /** How many chains those are, as far as the driver is to be believed; counting ends at `max`. */
+  countAvailable (max: number): number
   /** Asks the driver not to kick: while the device is looking anyway. A hint, the driver may kick all the same. */
   disableNotification (): void
   /**

@@ -87,6 +87,7 @@ function enumerate (count: number, words: readonly Entry[], indirect: boolean): 
     }
     ring.reset()
     const chains: Segments[] = []
+    const available = ring.countAvailable(Infinity)
     let popped = ring.pop(chain)
     for (; popped === 'chain'; popped = ring.pop(chain)) {
       const { readable, writable } = segmentsOf(chain)
@@ -97,6 +98,8 @@ function enumerate (count: number, words: readonly Entry[], indirect: boolean): 
     }
     assert.deepEqual({ chains, end: ring.fault?.code ?? popped }, walkAll(indirect ? [named] : entries, tables), JSON.stringify(entries))
     assert.equal(ring.inFlight, chains.length)
+    // Chains behind one that breaks the ring are counted too.
+    assert.ok(ring.fault === undefined ? available === chains.length : available >= chains.length, `${available} of ${chains.length} available`)
     tried++
   }
   choose(0)

@@ -223,6 +223,8 @@ function play (setup: Setup, made: readonly Call[]): void {
       try {
         operations[operation]!()
         assert.equal(ring.moreAvailable(), model.available.length > 0)
+        assert.equal(ring.countAvailable(Infinity), model.available.length)
+        assert.equal(ring.countAvailable(2), Math.min(2, model.available.length))
         assert.equal(ring.inFlight, model.inFlight.length)
       } catch (error) {
         (error as Error).message = `${made.slice(0, step + 1).map(([each]) => operations[each]!.name).join(', ')}: ${(error as Error).message}`

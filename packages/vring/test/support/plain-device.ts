@@ -1,5 +1,6 @@
 // Devices in the fewest lines that follow the specification, word by word over a raw ring: what the driver's side is
 // compared with. They look at events by listing every place that was passed.
+import assert from 'node:assert/strict'
 import { type DescriptorChain, EVENT_FLAGS_DESC, EVENT_FLAGS_DISABLE, type Virtqueue } from '../../src/index.ts'
 import type { RawPackedRing, RawRing } from '../../src/driver/index.ts'
 
@@ -176,8 +177,12 @@ export class VringDevice implements PlainDevice {
   }
 
   take (): Taken | undefined {
+    const available = this.#vring.countAvailable(Infinity)
     const popped = this.#vring.pop(this.#chain)
     if (popped === 'broken') throw new Error(this.#vring.fault!.message)
+    assert.equal(this.#vring.countAvailable(Infinity), popped === 'empty' ? available : available - 1)
+    assert.equal(available === 0, popped === 'empty')
+    assert.ok(this.#vring.countAvailable(1) <= 1)
     if (popped === 'empty') return undefined
     const { head, readableCount, writableCount, length, guestAddress } = this.#chain
     const segments = readableCount + writableCount

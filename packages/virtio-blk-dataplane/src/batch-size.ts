@@ -1,0 +1,83 @@
+import type { Virtqueue } from '@node-vmm/vring'
+import { type Clock, monotonicClock } from './clock.ts'
+
+/** The first batch of requests that take their time; each one that follows at once is twice as large. */
+const FIRST = 2
+/** Of requests that are complete at once, the part of those available that makes a batch, and its bounds. */
+const PART = 4
+const MIN = 2
+const MAX = 64
+/** More than these make no larger batch. */
+const ENOUGH = MAX * PART
+/** Or, where that is more, all but what takes as long as a guest needs to wake up, in microseconds. */
+const WAKE_UP = 60
+/** What a request is taken to cost before one was timed, in microseconds. */
+const COST = 1
+/** Of batches that are complete at once, one in as many is timed. */
+const TIMED = 16
+/** The weight of the batches timed before, against the last one. */
+const MEMORY = 8
+
+// Places in `#times`.
+const BEGIN = 0
+const END = 1
+const MEAN = 2
+
+/**
+ * How many requests of a queue to take in at once.
+ *
+ * A disk that takes its time begins with the first of them while the others are being submitted. Where requests are
+ * complete as soon as they are submitted, guest and device would take turns, each asleep while the other works: so the
+ * guest is woken by the first quarter of what is there, and by the time that it is awake the device has done the others.
+ * Where many are there, or where they take long, a batch is more than a quarter: all but as many as are done in that time,
+ * for fewer interrupts are less work.
+ */
+export class BatchSize {
+  // Microseconds, in memory: as fields, arguments or results they would be objects.
+  readonly #times = Float64Array.of(0, 0, COST)
+  readonly #clock: Clock
+  /** The last requests were complete as soon as they were submitted. */
+  #isInline = false
+  #isTimed = false
+  /** The part of what was available first. */
+  #part = 0
+  #turn = 0
+
+  constructor (clock: Clock = monotonicClock()) {
+    this.#clock = clock
+  }
+
+  /**
+   * A batch begins.
+   *
+   * @param batches how many preceded it without a look at anything else
+   * @returns how many requests it may have
+   */
+  begin (batches: number, vring: Pick<Virtqueue, 'countAvailable'>): number {
+    if (!this.#isInline) return FIRST << batches
+    this.#turn = (this.#turn + 1) % TIMED
+    this.#isTimed = this.#turn === 0
+    if (this.#isTimed) this.#clock(this.#times, BEGIN)
+    const available = vring.countAvailable(ENOUGH)
+    // Of what was there, not of what is left of it: only the first batch has a guest to wake.
+    if (batches === 0) this.#part = Math.trunc(available / PART)
+    const others = Math.trunc(WAKE_UP / this.#times[MEAN]!)
+    return Math.min(MAX, Math.max(MIN, this.#part, available - others))
+  }
+
+  /** The batch was submitted, and what was complete of it at once was completed. */
+  end (submitted: number, completed: number): void {
+    if (submitted === 0) return
+    this.#isInline = completed >= submitted
+    if (this.#isTimed && this.#isInline) this.#learn(completed)
+    this.#isTimed = false
+  }
+
+  /** One that takes many times as long as usual was interrupted by others: it counts as two of the usual. */
+  #learn (completed: number): void {
+    const times = this.#times
+    this.#clock(times, END)
+    const cost = Math.min((times[END]! - times[BEGIN]!) / completed, 2 * times[MEAN]!)
+    times[MEAN] = times[MEAN]! + (cost - times[MEAN]!) / MEMORY
+  }
+}
