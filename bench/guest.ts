@@ -3,8 +3,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { GuestMemory, type RegionInit } from '@node-vmm/hostmem'
 import { close, eventfd, ftruncate, memfdCreate, MFD_CLOEXEC, MFD_HUGETLB } from '@node-vmm/libc'
 import { FrontEnd, ProtocolFeature, TransportFeature } from '@node-vmm/vhost-user'
-import { DRIVER_FEATURES, hasFeature, type QueueData, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC } from '@node-vmm/virtio-blk-driver'
-import { indirectTableBytes, layOutRing, ringBytes } from '@node-vmm/vring/driver'
+import {
+  DRIVER_FEATURES, featureMask, hasFeature, type QueueData, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED
+} from '@node-vmm/virtio-blk-driver'
+import { indirectTableBytes, layOutPackedRing, layOutRing, packedRingBytes, ringBytes } from '@node-vmm/vring/driver'
 
 /** Room for the deepest load. */
 export const QUEUE_SIZE = 256
@@ -17,12 +19,16 @@ const TABLE_REGIONS_MAX = 8
 /** Regions start at multiples of a huge page, with a gap between them. */
 const ALIGNMENT = 2 << 20
 const CONNECT_LIMIT = 3000
+/** Where a fresh packed ring begins: position 0, wrap counter 1. */
+const PACKED_START = 0x8000
 
 export interface GuestOptions {
   /** A socket for each disk. */
   readonly sockets: readonly string[]
   /** Queues of each disk. */
   readonly queues: number
+  /** Packed rings, not split ones. */
+  readonly packed: boolean
   /** Buffers of each queue, and their bytes. */
   readonly depth: number
   readonly blockBytes: number
@@ -107,17 +113,19 @@ export class Guest {
   }
 
   async #start (frontEnd: FrontEnd): Promise<void> {
-    const { queues: count } = this.#options
-    const offered = await negotiate(frontEnd)
-    const features = offered & DRIVER_FEATURES
+    const { queues: count, packed } = this.#options
+    const layoutFeature = packed ? featureMask(VIRTIO_F_RING_PACKED) : 0n
+    const features = await negotiate(frontEnd) & (DRIVER_FEATURES | layoutFeature)
+    if ((features & layoutFeature) !== layoutFeature) throw new Error('the server does not offer packed rings')
     await frontEnd.setFeatures(features | TransportFeature.PROTOCOL_FEATURES)
     const config = await frontEnd.getConfig(0, 8)
     this.capacity = Math.min(this.capacity, Number(Buffer.from(config).readBigUInt64LE()) * 512)
     await this.#shareMemory(frontEnd)
     const queues = Array.from({ length: count }, () => this.#makeQueue(features))
-    for (const [index, { data: { layout, kickFd, callFd } }] of queues.entries()) {
+    for (const [index, { data: { layout, index: start, kickFd, callFd } }] of queues.entries()) {
       await frontEnd.setVringNum(index, layout.size)
-      await frontEnd.setVringBase(index, 0)
+      // Of a packed ring the used side is told too, in the upper half (vhost-user, "Vring state").
+      await frontEnd.setVringBase(index, start * 0x10001)
       await frontEnd.setVringAddr(index, { descriptor: layout.descriptorAddress, available: layout.availableAddress, used: layout.usedAddress })
       await frontEnd.setVringCall(index, callFd)
       await frontEnd.setVringKick(index, kickFd)
@@ -132,24 +140,24 @@ export class Guest {
   }
 
   #makeQueue (features: bigint): GuestQueue {
-    const { depth, blockBytes } = this.#options
+    const { packed, depth, blockBytes } = this.#options
     const ringAddress = this.#ringsEnd
-    const requestAddress = ringAddress + ringBytes(QUEUE_SIZE)
+    const requestAddress = ringAddress + ringBytesOf(packed)
     const tableAddress = requestAddress + QUEUE_SIZE * REQUEST_BYTES
-    this.#ringsEnd += queueBytes()
+    this.#ringsEnd += queueBytes(packed)
     const [kickFd, callFd] = [eventfd(), eventfd()]
     this.#notifiers.push(kickFd, callFd)
     return {
       buffers: Array.from({ length: depth }, () => this.#nextBuffer(blockBytes)),
       data: {
         memory: this.memory.toData(),
-        layout: layOutRing(ringAddress, QUEUE_SIZE),
-        packed: false,
+        layout: packed ? layOutPackedRing(ringAddress, QUEUE_SIZE) : layOutRing(ringAddress, QUEUE_SIZE),
+        packed,
         inOrder: false,
         requestAddress,
         indirect: hasFeature(features, VIRTIO_F_INDIRECT_DESC) ? { address: tableAddress, segments: SEGMENTS } : undefined,
         eventIdx: hasFeature(features, VIRTIO_F_EVENT_IDX),
-        index: 0,
+        index: packed ? PACKED_START : 0,
         kickFd,
         callFd,
         sizeMax: 0xffffffff,
@@ -177,8 +185,8 @@ export async function negotiate (frontEnd: FrontEnd): Promise<bigint> {
   return offered
 }
 
-function allocate ({ sockets, queues, depth, blockBytes, regions: count, memoryBytes, hugePages }: GuestOptions) {
-  const ringsBytes = aligned(sockets.length * queues * queueBytes())
+function allocate ({ sockets, queues, packed, depth, blockBytes, regions: count, memoryBytes, hugePages }: GuestOptions) {
+  const ringsBytes = aligned(sockets.length * queues * queueBytes(packed))
   const used = sockets.length * queues * Math.ceil(depth / count) * blockBytes
   const regionBytes = aligned(memoryBytes > 0 ? memoryBytes / count : used)
   const sizes = [ringsBytes, ...Array.from({ length: count }, () => regionBytes)]
@@ -200,8 +208,12 @@ function allocate ({ sockets, queues, depth, blockBytes, regions: count, memoryB
   }
 }
 
-function queueBytes (): number {
-  return ringBytes(QUEUE_SIZE) + QUEUE_SIZE * REQUEST_BYTES + indirectTableBytes(QUEUE_SIZE, SEGMENTS)
+function ringBytesOf (packed: boolean): number {
+  return packed ? packedRingBytes(QUEUE_SIZE) : ringBytes(QUEUE_SIZE)
+}
+
+function queueBytes (packed: boolean): number {
+  return ringBytesOf(packed) + QUEUE_SIZE * REQUEST_BYTES + indirectTableBytes(QUEUE_SIZE, SEGMENTS)
 }
 
 function aligned (bytes: number): number {

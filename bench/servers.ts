@@ -24,8 +24,6 @@ const PROGRAM = fileURLToPath(new URL('../packages/vhost-user-blk/dist/cli.js', 
 /** Bytes of the null disks. */
 export const NULL_BYTES = 1 << 30
 
-/** Microseconds to look for work before sleeping, for the servers that can be told to. */
-
 export const AUTO = 'node-vmm auto'
 export const SLEEPING = 'node-vmm no polling'
 
@@ -66,7 +64,7 @@ function ours (name: string, options: string[], serves: (which: Case) => boolean
       if (isOurScript(which)) return script(which, place)
       return [
         process.execPath, PROGRAM, `--socket-path=${place.socket}`, `--blk-file=${place.image}`, '--lock=running',
-        `--num-queues=${which.queues}`, ...options, ...(which.backing === 'disk' ? ['--direct'] : [])
+        `--num-queues=${which.queues}`, ...options, ...(which.packed ? ['--packed'] : []), ...(which.backing === 'disk' ? ['--direct'] : [])
       ]
     }
   }

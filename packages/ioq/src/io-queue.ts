@@ -1,5 +1,5 @@
 import { close, errno, fileStatus, type FileStatus, NativeMemory, open, O_RDONLY, preadv, write } from '@node-vmm/libc'
-import { openEngine, type CompletionSink, type Engine, type EngineName, type EngineOptions, type EngineSelection, type RejectedEngine } from './engine.ts'
+import { openEngine, type CompletionSink, type Engine, type EngineName, type EngineSelection, type RejectedEngine } from './engine.ts'
 import { IoQueueError } from './errors.ts'
 import type { FileMapData } from './file-map.ts'
 import {
@@ -155,17 +155,27 @@ export class IoQueue {
     checkInteger('depth', depth, 1, DEPTH_MAX)
     checkInteger('segmentsMax', segmentsMax, 1, SEGMENTS_MAX)
     if (typeof engine === 'object') checkInteger('depth with this engine', depth, 1, engine.depth)
-    this.#zeroes = open('/dev/zero', O_RDONLY)
-    const opened = this.#openEngine(engine, { fd, depth, bufferedFd, map })
     this.#fd = fd
     this.depth = depth
     this.segmentsMax = segmentsMax
     this.#onComplete = onComplete
-    this.#engine = opened.engine
-    this.engine = opened.engine.name
-    this.rejected = opened.rejected
-    this.completionFd = opened.engine.completionFd
-    this.#table = new RequestTable(depth, segmentsMax)
+    const held: (() => void)[] = []
+    try {
+      const table = this.#table = new RequestTable(depth, segmentsMax)
+      held.push(() => table.close())
+      const one = this.#one = new NativeMemory(8)
+      held.push(() => one.close())
+      const zeroes = this.#zeroes = open('/dev/zero', O_RDONLY)
+      held.push(() => close(zeroes))
+      const opened = typeof engine === 'object' ? { engine, rejected: [] } : openEngine(engine, { fd, depth, bufferedFd, map })
+      this.#engine = opened.engine
+      this.rejected = opened.rejected
+    } catch (error) {
+      for (const giveBack of held.reverse()) giveBack()
+      throw error
+    }
+    this.engine = this.#engine.name
+    this.completionFd = this.#engine.completionFd
     this.offset = this.#table.offset
     this.length = this.#table.length
     this.flags = this.#table.flags
@@ -174,19 +184,8 @@ export class IoQueue {
     this.#turn = new Uint8Array(depth)
     this.#pending = new Uint16Array(2 * depth)
     this.#sink = (id, result) => this.#completed(id, result)
-    this.#one = new NativeMemory(8)
     this.#oneAddress = this.#one.address
     this.#one.setUint64(0, 1)
-  }
-
-  #openEngine (engine: EngineSelection | EngineName | Engine, options: EngineOptions): { engine: Engine, rejected: RejectedEngine[] } {
-    if (typeof engine === 'object') return { engine, rejected: [] }
-    try {
-      return openEngine(engine, options)
-    } catch (error) {
-      close(this.#zeroes)
-      throw error
-    }
   }
 
   /**

@@ -127,7 +127,7 @@ export class RequestTable {
 
   /** For an engine, while it submits: the request ended at once, with this result. The next reap hands it out. */
   finish (id: number, result: number): void {
-    const position = (this.#finishedFirst + this.finishedCount) % this.depth
+    const position = this.#wrapped(this.#finishedFirst + this.finishedCount)
     this.#finishedIds[position] = id
     this.#finishedResults[position] = result
     this.finishedCount++
@@ -145,14 +145,19 @@ export class RequestTable {
 
   /** Takes out the request that ended longest ago. */
   dropFinished (): void {
-    this.#finishedFirst = (this.#finishedFirst + 1) % this.depth
+    this.#finishedFirst = this.#wrapped(this.#finishedFirst + 1)
     this.finishedCount--
   }
 
   /** Takes out the request that ended last. @returns its result */
   undoFinish (): number {
     this.finishedCount--
-    return this.#finishedResults[(this.#finishedFirst + this.finishedCount) % this.depth]!
+    return this.#finishedResults[this.#wrapped(this.#finishedFirst + this.finishedCount)]!
+  }
+
+  /** A place in the ring of those that ended; a division would cost more than the rest of `finish`. */
+  #wrapped (position: number): number {
+    return position < this.depth ? position : position - this.depth
   }
 
   /** Takes bytes that were moved off the front of a request. */

@@ -127,4 +127,14 @@ test('engines that cannot be had for lack of descriptors leave none behind', () 
   runWithFewDescriptors(new URL('few-descriptors.ts', import.meta.url))
 })
 
+test('a queue whose engine cannot be had gives its memory back', () => {
+  const addressSpace = (): number => Number(/VmSize:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1]) * 1024
+  // 16 MiB of address space each.
+  const fail = (): void => assert.throws(() => new IoQueue({ fd: -1, depth: 1024, engine: 'mapped', onComplete: () => {} }), LinuxError)
+  fail()
+  const before = addressSpace()
+  for (let count = 0; count < 20; count++) fail()
+  assert.ok(addressSpace() - before < 160 << 20)
+})
+
 test.run()

@@ -27,10 +27,10 @@ function learnt (microseconds: number): (available: number) => number[] {
   return (available) => serve(available, microseconds)
 }
 
-test('requests that take their time are submitted in batches of 2, 4, 8, …', () => {
+test('requests that take their time are submitted in batches of 3, 12, 48, then 64', () => {
   const { batch } = make()
   const ring = { countAvailable: () => 100 }
-  for (const [batches, size] of [2, 4, 8, 16].entries()) {
+  for (const [batches, size] of [3, 12, 48, 64, 64].entries()) {
     assert.equal(batch.begin(batches, ring), size)
     batch.end(size, size - 1)
   }
@@ -72,7 +72,7 @@ test('requests become asynchronous again when one of a batch is not complete at 
   assert.deepEqual(serve(16, 1), [4, 4, 4, 4])
   batch.begin(0, { countAvailable: () => 16 })
   batch.end(4, 3)
-  assert.equal(batch.begin(0, { countAvailable: () => 16 }), 2)
+  assert.equal(batch.begin(0, { countAvailable: () => 16 }), 3)
 })
 
 test('a batch that submitted nothing says nothing about requests', () => {
