@@ -7,6 +7,7 @@ import { testWith } from '../support/programs.ts'
 import { ourServer, withServer } from '../support/server.ts'
 import { cleanUp } from '../support/temporary.ts'
 import { fileSystemRoundTrip, verifiedLoad } from './scripts.ts'
+import { Watch } from './watch.ts'
 
 /** The processors that each thread of a process may run on, as the kernel writes them. */
 function processors (pid: number): string[] {
@@ -14,17 +15,20 @@ function processors (pid: number): string[] {
     /^Cpus_allowed_list:\s*(\S+)/m.exec(readFileSync(`/proc/${pid}/task/${thread}/status`, 'utf8'))![1]!)
 }
 
-testWith(ourServer, ...qemu)('queues spread over threads, each pinned to a processor', async () => {
+testWith(ourServer, ...qemu)('queues spread over threads, each pinned to a processor; statistics, metrics and the trace of their requests agree', async () => {
   const image = blankImage(256)
-  await withServer({ image, queues: 2, flags: ['--threads=2', '--queue-threads=1,0', '--cpus=0,1'] }, async ({ socket, program }) => {
+  const watch = new Watch()
+  await withServer({ image, queues: 2, flags: ['--threads=2', '--queue-threads=1,0', '--cpus=0,1', ...watch.flags] }, async ({ socket, program }) => {
     const guest = bootQemu({ socket, queues: 2, script: `${fileSystemRoundTrip({ jobs: 4 })}\nsay queues $(ls /sys/block/vda/mq | wc -l)` })
     await guest.says('serial')
     const pinned = processors(program.pid)
     assert.is(pinned.filter((cpus) => cpus === '0').length >= 1, true, pinned.join(' '))
     assert.is(pinned.filter((cpus) => cpus === '1').length >= 1, true, pinned.join(' '))
     assert.is((await guest.finished()).get('queues'), '2')
+    await watch.lookAt(program)
   })
   checkFileSystem(image)
+  watch.assertTraced()
 })
 
 for (const count of [4, 2]) {

@@ -4,8 +4,8 @@ import * as assert from 'uvu/assert'
 import { bootFromDisk, bootQemu, qemu } from '../support/guest.ts'
 import { blankImage, checkFileSystem } from '../support/image.ts'
 import { testWith } from '../support/programs.ts'
-import { server, withServer } from '../support/server.ts'
-import { cleanUp } from '../support/temporary.ts'
+import { ourServer, server, withServer } from '../support/server.ts'
+import { cleanUp, MEMORY_FOLDER } from '../support/temporary.ts'
 import { writeBootSector } from './boot-sector.ts'
 import { assertReadOnly } from './read-only.ts'
 import { compare, fileSystemRoundTrip, fill } from './scripts.ts'
@@ -30,6 +30,15 @@ for (const queues of [1, 2]) {
     checkFileSystem(image)
   })
 }
+
+testWith(ourServer, ...qemu)('an image in memory is copied from and to: a file system survives its round trip', async () => {
+  const image = blankImage(192, MEMORY_FOLDER)
+  await withServer({ image, queues: 2 }, async ({ socket, program }) => {
+    assert.match(program.output, /^ready: .* 2 queues, mapped\)/m)
+    await bootQemu({ socket, queues: 2, script: fileSystemRoundTrip({ jobs: 4 }) }).finished()
+  })
+  checkFileSystem(image)
+})
 
 guestTest('a guest finds after its reboot what it wrote before', async () => {
   const image = blankImage(128)

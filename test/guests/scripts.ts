@@ -18,12 +18,12 @@ export const compare = `
 `
 
 /** Several jobs with a file each, past the page cache, in requests of a sector to 256 KiB; read back and compared. */
-export function verifiedLoad ({ jobs, mebibytes, sector = 512 }: { jobs: number, mebibytes: number, sector?: number }): string {
+export function verifiedLoad ({ jobs, mebibytes, sector = 512, folder = '/mnt' }: { jobs: number, mebibytes: number, sector?: number, folder?: string }): string {
   return `
-fio --name=verify --directory=/mnt --size=${mebibytes}M --numjobs=${jobs} --rw=randwrite \\
+fio --name=verify --directory=${folder} --size=${mebibytes}M --numjobs=${jobs} --rw=randwrite \\
   --bssplit=${sector}/10:4k/50:16k/20:64k/15:256k/5 --ioengine=libaio --iodepth=16 --direct=1 \\
   --verify=crc32c --verify_fatal=1 --minimal >/dev/null
-rm /mnt/verify.*
+rm ${folder}/verify.*
 `
 }
 

@@ -33,7 +33,8 @@ export interface Server {
   readonly program: Running
 }
 
-const cli = fileURLToPath(new URL('../../packages/vhost-user-blk/dist/cli.js', import.meta.url))
+/** Our program, built. */
+export const cli = fileURLToPath(new URL('../../packages/vhost-user-blk/dist/cli.js', import.meta.url))
 const peer = process.env.NODE_VMM_TEST_SERVER === 'qemu-storage-daemon'
 if (peer) console.log('note: guests are served by qemu-storage-daemon')
 
@@ -64,8 +65,13 @@ export function engineRefused (engine: Engine): string | undefined {
 export async function withServer (options: ServerOptions, body: (server: Server) => Promise<void>): Promise<void> {
   const socket = join(temporaryFolder(), 'vhost.sock')
   const program = peer ? await startPeer(socket, options) : await startOurs(socket, options)
+  await whileServing(program, socket, () => body({ socket, serial: peer ? 'vhost_user_blk' : SERIAL, program }))
+}
+
+/** Runs `body`; then the server must end cleanly. Where that fails, what the server has printed is shown. */
+export async function whileServing (program: Running, socket: string, body: () => Promise<void>): Promise<void> {
   try {
-    await body({ socket, serial: peer ? 'vhost_user_blk' : SERIAL, program })
+    await body()
     await stop(program, socket)
   } catch (error) {
     (error as Error).message += `\n${program.failure(program.alive ? 'was running' : 'had ended').message}`
@@ -79,10 +85,15 @@ const SERIAL = 'node-vmm-0123456789'
 /** Our program, ready. */
 export async function startOurs (socket: string, options: ServerOptions): Promise<Running> {
   const { image, overlay, readOnly = false, queues = 1, engine = 'auto', direct = false, flags = [] } = options
-  const program = new Running('the server', process.execPath, [
-    cli, `--socket-path=${socket}`, overlay === undefined ? `--blk-file=${image}` : `--disk=overlay:base=${image},file=${overlay}`, `--num-queues=${queues}`, `--engine=${engine}`,
+  return startOurProgram([
+    `--socket-path=${socket}`, overlay === undefined ? `--blk-file=${image}` : `--disk=overlay:base=${image},file=${overlay}`, `--num-queues=${queues}`, `--engine=${engine}`,
     `--serial=${SERIAL}`, ...(readOnly ? ['--read-only'] : []), ...(direct ? ['--direct'] : []), ...flags
   ])
+}
+
+/** Our program with other options than those of a disk, ready. */
+export async function startOurProgram (args: readonly string[]): Promise<Running> {
+  const program = new Running('the server', process.execPath, [cli, ...args])
   await program.printed(/\bready\b/, 90)
   return program
 }
