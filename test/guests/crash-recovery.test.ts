@@ -38,6 +38,7 @@ e2fsck -f -n /dev/vda
 interface Scenario extends Omit<ServerOptions, 'image'> {
   readonly queues: number
   readonly ends: number
+  readonly packed?: boolean
   /** Killed with requests in flight, or asked to go: then these are completed. */
   readonly signal: 'SIGKILL' | 'SIGTERM'
 }
@@ -48,18 +49,23 @@ const scenarios: Scenario[] = [
   { queues: 1, ends: 20, signal: 'SIGKILL', direct: true },
   { queues: 2, ends: 10, signal: 'SIGKILL', flags: ['--threads=2'] },
   { queues: 2, ends: 6, signal: 'SIGKILL', direct: true, engine: 'linux-aio' },
-  { queues: 2, ends: 6, signal: 'SIGTERM' }
+  { queues: 2, ends: 8, signal: 'SIGKILL', packed: true, direct: true },
+  { queues: 2, ends: 6, signal: 'SIGTERM' },
+  { queues: 1, ends: 4, signal: 'SIGTERM', packed: true }
 ]
 
 for (const { ends, signal, ...options } of scenarios) {
-  const { queues, engine = 'auto', flags = [] } = options
-  const name = `a guest under load does not notice ${ends} times ${signal} of its server, queues: ${queues}, engine: ${engine}`
+  const { queues, engine = 'auto', packed = false } = options
+  const flags = [...(options.flags ?? []), ...(packed ? ['--packed'] : [])]
+  const name = `a guest under load does not notice ${ends} times ${signal} of its server, queues: ${queues}, engine: ${engine}${packed ? ', packed' : ''}`
   testWith(ourServer, ...qemu)(name, async () => {
     const image = blankImage(DISK_MEBIBYTES)
     const socket = `${temporaryFolder()}/vhost.sock`
     const start = (...more: string[]): Promise<Running> => startOurs(socket, { ...options, image, flags: [...flags, ...more] })
     let server = await start('--trace')
-    const guest = bootQemu({ socket, queues, script: verifiedRounds({ jobs: queues }), chardev: 'reconnect=1', limitSeconds: 400 })
+    const guest = bootQemu({
+      socket, queues, script: verifiedRounds({ jobs: queues }), chardev: 'reconnect=1', device: `packed=${packed ? 'on' : 'off'}`, limitSeconds: 400
+    })
     await guest.says('mounted')
     assert.match(server.output, /direction=sent request=GET_INFLIGHT_FD .*fds=1/)
 

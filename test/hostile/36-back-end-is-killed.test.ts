@@ -63,9 +63,9 @@ class Writer {
   }
 }
 
-define('a server is killed under load, again and again: the next one does what was in flight, and every write is there', async ({ engine }) => {
+define('a server is killed under load, again and again: the next one does what was in flight, and every write is there', async ({ engine, layout }) => {
   await withMortalServer(engine, async (socket, kill) => {
-    const driver = await BlockDriver.connect({ socketPath: socket, queueSize: 32, memoryBytes: 1 << 20, reconnect: { delay: 5, attempts: 4000 } })
+    const driver = await BlockDriver.connect({ socketPath: socket, packed: layout === 'packed', queueSize: 32, memoryBytes: 1 << 20, reconnect: { delay: 5, attempts: 4000 } })
     const writers = Array.from({ length: WRITERS }, (_, index) => new Writer(driver, index))
     const running = Promise.all(writers.map((writer) => writer.run()))
     for (let kills = 0; kills < KILLS; kills++) {
@@ -78,25 +78,7 @@ define('a server is killed under load, again and again: the next one does what w
     for (const writer of writers) await writer.check()
     await driver.close()
   })
-}, ['split'])
-
-define('packed rings have no record of what is in flight: the driver is told, and goes on with the next server', async ({ engine }) => {
-  await withMortalServer(engine, async (socket, kill) => {
-    const driver = await BlockDriver.connect({ socketPath: socket, packed: true, queueSize: 32, memoryBytes: 1 << 20, reconnect: { delay: 5, attempts: 4000 } })
-    const writers = Array.from({ length: WRITERS }, (_, index) => new Writer(driver, index))
-    const running = Promise.allSettled(writers.map((writer) => writer.run()))
-    await eventually('all write', () => writers.every(({ writes }) => writes > 3))
-    await kill()
-    for (const writer of writers) writer.stopped = true
-    for (const result of await running) {
-      if (result.status === 'rejected') assert.equal(result.reason.code, 'ERR_BLOCK_DISCONNECTED')
-    }
-    const bytes = sectorPattern(5, 1, 99)
-    await driver.write(5 * SECTOR_BYTES, bytes)
-    assert.deepEqual(await driver.read(5 * SECTOR_BYTES, SECTOR_BYTES), bytes)
-    await driver.close()
-  })
-}, ['packed'])
+})
 
 // "Inflight I/O tracking", struct QueueRegionSplit: a header of 16 bytes, then 16 bytes for each descriptor.
 const VERSION_AT = 8

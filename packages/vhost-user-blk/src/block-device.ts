@@ -1,6 +1,6 @@
 import { type QueueSetup, type VhostUserDevice, VhostUserError } from '@node-vmm/vhost-user'
 import { AbandonedError, type DataPlane, CONFIG_WRITEBACK } from '@node-vmm/virtio-blk-dataplane'
-import { hasFeature, inflightRecordBytes, VIRTIO_F_RING_PACKED, VIRTQ_DESC_F_USED } from '@node-vmm/vring'
+import { hasFeature, inflightRecordBytes, packedInflightRecordBytes, VIRTIO_F_RING_PACKED, VIRTQ_DESC_F_USED } from '@node-vmm/vring'
 
 /** A data plane as the device that vhost-user sessions serve, one after the other. */
 export class BlockDevice implements VhostUserDevice {
@@ -40,9 +40,9 @@ export class BlockDevice implements VhostUserDevice {
     this.#packed = hasFeature(features, VIRTIO_F_RING_PACKED)
   }
 
-  /** Packed rings have a record of their own kind, which is not kept: what a killed server had in flight is lost with them. */
+  /** Packed rings have a record of their own kind. */
   inflightBytes (queueSize: number, features: bigint): number {
-    return hasFeature(features, VIRTIO_F_RING_PACKED) ? 0 : inflightRecordBytes(queueSize)
+    return hasFeature(features, VIRTIO_F_RING_PACKED) ? packedInflightRecordBytes(queueSize) : inflightRecordBytes(queueSize)
   }
 
   async startQueue (index: number, { base, ...queue }: QueueSetup): Promise<void> {

@@ -200,7 +200,9 @@ export class BlockQueue {
     const vring = this.#vring
     vring.disableNotification()
     this.#beginBatch()
-    for (let budget = this.#batchSize.begin(batches, vring); budget > 0 && vring.pop(this.#chain) === 'chain'; budget--) this.#process(this.#chain)
+    const size = this.#batchSize.begin(batches, vring)
+    vring.prefetch(this.#chain.memory, size)
+    for (let budget = size; budget > 0 && vring.pop(this.#chain) === 'chain'; budget--) this.#process(this.#chain)
     this.#reportFault()
   }
 

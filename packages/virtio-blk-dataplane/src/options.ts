@@ -100,8 +100,8 @@ export interface QueueSetup extends VringInit {
   /** An eventfd that is notified once when the ring breaks. @default none */
   readonly errorFd?: number | undefined
   /**
-   * Host address of `inflightRecordBytes(size)` bytes that outlive this process: what a killed one had in flight is done
-   * again. Split rings only. @default none
+   * Host address of `inflightRecordBytes(size)` bytes that outlive this process, `packedInflightRecordBytes(size)` for a
+   * packed ring: what a killed one had in flight is done again. @default none
    */
   readonly inflight?: { readonly address: number } | undefined
   /**

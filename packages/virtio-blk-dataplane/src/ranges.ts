@@ -30,12 +30,13 @@ export class RangeRequests {
   readonly #disk: ServedDisk
   readonly #ioq: IoQueue
   readonly #payload: Uint8Array
-  /** By head. */
-  readonly #requests = new Map<number, RangeRequest>()
+  /** By head: looked at for each completion. */
+  readonly #requests: (RangeRequest | undefined)[]
 
   constructor (disk: ServedDisk, ioq: IoQueue) {
     this.#disk = disk
     this.#ioq = ioq
+    this.#requests = new Array(ioq.depth).fill(undefined)
     this.#payload = new Uint8Array(VIRTIO_BLK_HEADER_BYTES + VIRTIO_BLK_RANGE_BYTES * disk.discardSegments)
   }
 
@@ -60,17 +61,17 @@ export class RangeRequests {
     }
     if (ranges.length === 0) return VIRTIO_BLK_S_OK
     const request: RangeRequest = { discard, ranges: ranges.reverse(), flush: durable }
-    this.#requests.set(chain.head, request)
+    this.#requests[chain.head] = request
     this.#queueNext(chain.head, request)
     return IN_FLIGHT
   }
 
   /** Goes on with a request of which a part is complete. @returns whether another part is queued now */
   next (head: number, result: number): boolean {
-    const request = this.#requests.get(head)
+    const request = this.#requests[head]
     if (request === undefined) return false
     if (result >= 0 && this.#queueNext(head, request)) return true
-    this.#requests.delete(head)
+    this.#requests[head] = undefined
     return false
   }
 

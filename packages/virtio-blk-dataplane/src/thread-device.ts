@@ -1,7 +1,7 @@
 import { EventNotifier, type EventSource } from '@node-vmm/event-poll'
 import { DirtyLog, GuestMemory } from '@node-vmm/hostmem'
 import {
-  hasFeature, InflightRecord, PackedVring, SplitVring, VIRTIO_F_RING_PACKED, type Virtqueue, type VringFault
+  hasFeature, InflightRecord, PackedInflightRecord, PackedVring, SplitVring, VIRTIO_F_RING_PACKED, type Virtqueue, type VringFault
 } from '@node-vmm/vring'
 import { VIRTIO_BLK_F_FLUSH } from '@node-vmm/virtio-blk'
 import { receiveMessageOnPort } from 'node:worker_threads'
@@ -249,7 +249,12 @@ export class ThreadDevice implements Member {
 }
 
 function openVring (memory: GuestMemory, { ring, inflight, log: logData }: QueueData, dirty: DirtyLog | undefined): Virtqueue {
-  if (hasFeature(ring.features, VIRTIO_F_RING_PACKED)) return new PackedVring(memory, ring, { log: dirty })
+  if (hasFeature(ring.features, VIRTIO_F_RING_PACKED)) {
+    return new PackedVring(memory, ring, {
+      record: inflight === undefined ? undefined : new PackedInflightRecord(inflight.address, ring.size),
+      log: dirty
+    })
+  }
   const usedAddress = logData?.usedAddress
   return new SplitVring(memory, ring, {
     record: inflight === undefined ? undefined : new InflightRecord(inflight.address, ring.size),

@@ -1,4 +1,4 @@
-import { WINDOW_BYTES } from '@node-vmm/hostmem'
+import { type GuestMemory, WINDOW_BYTES } from '@node-vmm/hostmem'
 import { addressOf } from './address.ts'
 import { CHAIN_DESCRIPTORS_MAX, type DescriptorChain } from './descriptor-chain.ts'
 import type { VringFault, VringFaultCode } from './errors.ts'
@@ -13,6 +13,8 @@ export class ChainBuilder {
   fault: VringFault | undefined
   readonly #indirect: boolean
   readonly #tableAddress = new Float64Array(1)
+  /** Means nothing: a read whose value goes nowhere would not be compiled. */
+  touched = 0
 
   /** @param indirect whether INDIRECT_DESC was negotiated */
   constructor (indirect: boolean) {
@@ -58,6 +60,15 @@ export class ChainBuilder {
     }
     if (memory.slices(address, bytes, false) === undefined) return this.refuse('address-unmapped', 'an indirect table outside guest memory', head)
     return this.#walkTable(chain, new DataView(memory.read(address, bytes).buffer), 0, count, linked)
+  }
+
+  /** Has the processor fetch where a table begins; one that is nowhere is for `appendTable` to refuse. */
+  touchTable (memory: GuestMemory, low: number, high: number): void {
+    const address = addressOf(low, high)
+    this.#tableAddress[0] = address
+    const region = memory.findAt(this.#tableAddress, 0)
+    if (region < 0) return
+    this.touched |= memory.windowAt(region, this.#tableAddress, 0).getInt8((address - memory.starts[region]!) & (WINDOW_BYTES - 1))
   }
 
   #walkTable (chain: DescriptorChain, table: DataView, start: number, count: number, linked: boolean): boolean {

@@ -7,6 +7,7 @@ import {
   hasFeature, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTQ_DESC_ALIGNMENT, VIRTQ_DESC_BYTES, VIRTQ_DESC_F_INDIRECT,
   VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, VIRTQ_SIZE_MAX
 } from './layout.ts'
+import type { PackedInflightRecord, PackedRecovery, RecordedChain } from './packed-inflight-record.ts'
 import {
   EVENT_FLAGS_DESC, EVENT_FLAGS_DISABLE, EVENT_FLAGS_ENABLE, EVENT_SUPPRESSION_ALIGNMENT, EVENT_SUPPRESSION_BYTES,
   VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED
@@ -25,6 +26,8 @@ import type { PopResult, Virtqueue, VirtqueueState, VringInit } from './virtqueu
 const DESC_WORDS = 8
 const DESC_ID = 6
 const DESC_FLAGS = 7
+// Of the same descriptor, the 32-bit words.
+const RING_WORDS = 4
 // Places in an event suppression structure, in 16-bit words.
 const EVENT_OFFSET = 0
 const EVENT_FLAGS = 1
@@ -40,6 +43,8 @@ const COMPLETED = 2
 
 /** Who else is told what the device does to a packed ring. */
 export interface PackedVringObservers {
+  /** Keeps what is in flight beyond the end of this process. @default nobody */
+  readonly record?: PackedInflightRecord | undefined
   /** Marks the ring's own writes for a migration, at their own addresses. @default nobody */
   readonly log?: DirtyLog | undefined
 }
@@ -54,6 +59,9 @@ export class PackedVring implements Virtqueue {
   /** Marks the ring's own writes for a migration. */
   readonly #log: DirtyLog | undefined
   readonly #address: number
+  readonly #record: PackedInflightRecord | undefined
+  /** What an earlier process had taken and not given back: popped again first, the oldest at the end. */
+  #again: RecordedChain[] | undefined
 
   readonly #words: Int32Array
   readonly #halves: Uint16Array
@@ -84,8 +92,13 @@ export class PackedVring implements Virtqueue {
   #taken = 0
   readonly #idsInFlight = new Uint8Array(BUFFER_IDS)
 
-  /** @throws VringError ERR_RING_SIZE, ERR_RING_ALIGNMENT, ERR_RING_MEMORY, ERR_RING_OVERLAP, ERR_RING_INDEX */
-  constructor (memory: GuestMemory, init: VringInit, { log }: PackedVringObservers = {}) {
+  /**
+   * With a record of an earlier process the ring begins where that one ended, whatever `availableIndex` and `usedIndex`
+   * say: of a ring whose device was killed, nobody but its record knows. What was in flight is popped again, in its old order.
+   *
+   * @throws VringError ERR_RING_SIZE, ERR_RING_ALIGNMENT, ERR_RING_MEMORY, ERR_RING_OVERLAP, ERR_RING_INDEX
+   */
+  constructor (memory: GuestMemory, init: VringInit, { record, log }: PackedVringObservers = {}) {
     const { size, descriptorAddress, availableAddress, usedAddress, features = 0n, availableIndex = WRAP_BIT, usedIndex = availableIndex } = init
     if (!Number.isInteger(size) || size < 1 || size > VIRTQ_SIZE_MAX) {
       throw new VringError('ERR_RING_SIZE', `a packed ring has 1 to ${VIRTQ_SIZE_MAX} descriptors: not ${size}`)
@@ -94,6 +107,7 @@ export class PackedVring implements Virtqueue {
     this.#eventIdx = hasFeature(features, VIRTIO_F_EVENT_IDX)
     this.#builder = new ChainBuilder(hasFeature(features, VIRTIO_F_INDIRECT_DESC))
     this.#order = hasFeature(features, VIRTIO_F_IN_ORDER) ? new CompletionOrder(size) : undefined
+    this.#record = record
     this.#log = log
 
     const ring: RingPart = { name: 'descriptor ring', address: descriptorAddress, length: VIRTQ_DESC_BYTES * size, alignment: VIRTQ_DESC_ALIGNMENT }
@@ -115,6 +129,37 @@ export class PackedVring implements Virtqueue {
     this.#countOf = new Uint16Array(size)
     this.#stateOf = new Uint8Array(size)
     this.#freeSlots = Uint16Array.from({ length: size }, (_, slot) => slot)
+    const recovery = record?.recover(usedIndex, (index) => this.#isUsed(index & POSITION_MASK, index >>> 15))
+    if (recovery !== undefined) this.#goOn(recovery)
+  }
+
+  #isUsed (position: number, wrap: number): boolean {
+    return ((this.#halves[position * DESC_WORDS + DESC_FLAGS]! & VIRTQ_DESC_F_USED) !== 0) === (wrap === 1)
+  }
+
+  /** What is in flight lies between the used position and the available one. */
+  #goOn ({ usedIndex, chains }: PackedRecovery): void {
+    this.#availablePosition = this.#usedPosition = usedIndex & POSITION_MASK
+    this.#availableWrap = this.#usedWrap = usedIndex >>> 15
+    this.#taken = chains.reduce((sum, { descriptors }) => sum + descriptors.length / RING_WORDS, 0)
+    for (let left = this.#taken; left > 0; left--) {
+      this.#takeBack(this.#availablePosition, this.#availableWrap)
+      if (++this.#availablePosition === this.size) {
+        this.#availablePosition = 0
+        this.#availableWrap ^= 1
+      }
+    }
+    if (chains.length > 0) this.#again = chains.reverse()
+  }
+
+  /**
+   * A device that was killed with a batch staged has marked all but its first descriptor as used. Once this one uses the
+   * first, the driver would believe the others.
+   */
+  #takeBack (position: number, wrap: number): void {
+    if (!this.#isUsed(position, wrap)) return
+    this.#halves[position * DESC_WORDS + DESC_FLAGS]! ^= VIRTQ_DESC_F_USED
+    if (this.#log !== undefined) this.#log.mark(this.#address + position * VIRTQ_DESC_BYTES, VIRTQ_DESC_BYTES)
   }
 
   #checkPosition (index: number): number {
@@ -135,23 +180,33 @@ export class PackedVring implements Virtqueue {
 
   pop (chain: DescriptorChain): PopResult {
     if (this.#builder.fault !== undefined) return 'broken'
+    if (this.#again !== undefined) return this.#popAgain(chain, this.#again)
     if (!this.moreAvailable()) return 'empty'
     // The slots are as many as the ring has descriptors, and no chain has none: one is free.
     const slot = this.#freeSlots[this.#slotsTaken]!
     chain.begin(slot)
-    if (!this.#walk(chain, slot)) return 'broken'
-    this.#stateOf[slot] = IN_FLIGHT
-    this.#slotsTaken++
-    this.#inFlight++
+    return this.#walk(chain, slot) ? 'chain' : 'broken'
+  }
+
+  #popAgain (chain: DescriptorChain, again: RecordedChain[]): PopResult {
+    const { entry, descriptors } = again.pop()!
+    if (again.length === 0) this.#again = undefined
+    const slot = this.#freeSlots[this.#slotsTaken]!
+    chain.begin(slot)
+    for (let at = 0; at < descriptors.length; at += RING_WORDS) {
+      if (!this.#append(chain, descriptors[at]!, descriptors[at + 1]!, descriptors[at + 2]!, descriptors[at + 3]! >>> 16)) return 'broken'
+    }
+    if (!this.#take(slot, descriptors.at(-1)! & 0xffff, descriptors.length / RING_WORDS)) return 'broken'
+    this.#record!.poppedAgain(slot, entry)
     return 'chain'
   }
 
   moreAvailable (): boolean {
-    return isAvailable(Atomics.load(this.#halves, this.#availablePosition * DESC_WORDS + DESC_FLAGS), this.#availableWrap)
+    return this.#again !== undefined || isAvailable(Atomics.load(this.#halves, this.#availablePosition * DESC_WORDS + DESC_FLAGS), this.#availableWrap)
   }
 
   countAvailable (max: number): number {
-    let chains = 0
+    let chains = this.#again?.length ?? 0
     let continues = false
     let position = this.#availablePosition
     let wrap = this.#availableWrap
@@ -166,7 +221,23 @@ export class PackedVring implements Virtqueue {
         wrap ^= 1
       }
     }
-    return chains
+    return Math.min(chains, max)
+  }
+
+  prefetch (memory: GuestMemory, max: number): void {
+    const words = this.#words
+    let position = this.#availablePosition
+    let wrap = this.#availableWrap
+    for (let left = Math.min(max, this.size); left > 0; left--) {
+      const at = position << 2
+      const flags = words[at + 3]! >>> 16
+      if (!isAvailable(flags, wrap)) return
+      if ((flags & VIRTQ_DESC_F_INDIRECT) !== 0) this.#builder.touchTable(memory, words[at]!, words[at + 1]!)
+      if (++position === this.size) {
+        position = 0
+        wrap ^= 1
+      }
+    }
   }
 
   /** Copies the chain at the available position, and moves on behind it. The id stands in the last descriptor. */
@@ -186,24 +257,34 @@ export class PackedVring implements Virtqueue {
         position = 0
         wrap ^= 1
       }
-      if ((flags & VIRTQ_DESC_F_INDIRECT) !== 0) {
-        if (!builder.appendTable(chain, low, high, length, flags, false)) return false
-      } else if (!builder.append(chain, low, high, length, flags)) return false
+      if (!this.#append(chain, low, high, length, flags)) return false
+      // None is free where a driver makes available what it was not told of yet.
+      if (this.#record !== undefined && !this.#record.describe(low, high, length, word)) break
       if ((flags & VIRTQ_DESC_F_NEXT) !== 0) continue
-      return this.#take(slot, word & 0xffff, count, position, wrap)
+      if (!this.#take(slot, word & 0xffff, count)) return false
+      if (this.#record !== undefined) this.#record.popped(slot, count)
+      this.#taken += count
+      this.#availablePosition = position
+      this.#availableWrap = wrap
+      return true
     }
     return builder.refuse('descriptor-loop', `a chain has more descriptors than the ring has free`, slot)
   }
 
-  #take (slot: number, id: number, count: number, position: number, wrap: number): boolean {
+  #append (chain: DescriptorChain, low: number, high: number, length: number, flags: number): boolean {
+    if ((flags & VIRTQ_DESC_F_INDIRECT) !== 0) return this.#builder.appendTable(chain, low, high, length, flags, false)
+    return this.#builder.append(chain, low, high, length, flags)
+  }
+
+  #take (slot: number, id: number, count: number): boolean {
     if (this.#idsInFlight[id] !== 0) return this.#builder.refuse('head-in-flight', `buffer ${id} was made available while it is in flight`, slot)
     this.#idsInFlight[id] = 1
     this.#idOf[slot] = id
     this.#countOf[slot] = count
-    this.#taken += count
     if (this.#order !== undefined) this.#order.popped(slot)
-    this.#availablePosition = position
-    this.#availableWrap = wrap
+    this.#stateOf[slot] = IN_FLIGHT
+    this.#slotsTaken++
+    this.#inFlight++
     return true
   }
 
@@ -224,6 +305,7 @@ export class PackedVring implements Virtqueue {
     this.#taken -= count
     this.#freeSlots[--this.#slotsTaken] = slot
     if (this.#builder.fault !== undefined) return
+    if (this.#record !== undefined) this.#record.staged(slot)
     const at = this.#usedPosition * DESC_WORDS
     this.#words[(at >>> 1) + 2] = written
     this.#halves[at + DESC_ID] = id
@@ -248,7 +330,9 @@ export class PackedVring implements Virtqueue {
     if (this.#staged === 0) return
     this.#staged = 0
     if (this.#builder.fault !== undefined) return
+    if (this.#record !== undefined) this.#record.publishing(this.#usedPosition | this.#usedWrap << 15)
     Atomics.store(this.#halves, this.#batchPosition, this.#batchFlags)
+    if (this.#record !== undefined) this.#record.published()
     if (this.#log !== undefined) this.#log.mark(this.#address + this.#batchPosition * 2, 2)
   }
 
@@ -307,6 +391,8 @@ export class PackedVring implements Virtqueue {
     this.#stateOf.fill(FREE)
     this.#order?.clear()
     this.#idsInFlight.fill(0)
+    this.#again = undefined
+    this.#record?.begin(WRAP_BIT)
     this.#freeSlots.forEach((_, slot, slots) => { slots[slot] = slot })
     this.#builder.fault = undefined
   }

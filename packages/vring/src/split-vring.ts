@@ -220,6 +220,17 @@ export class SplitVring implements Virtqueue {
     return Math.min(max, (this.#again?.length ?? 0) + ((Atomics.load(this.#available, INDEX) - this.#availableIndex) & INDEX_MASK))
   }
 
+  prefetch (memory: GuestMemory, max: number): void {
+    const descriptors = this.#descriptors
+    const count = Math.min(this.countAvailable(max), this.size)
+    for (let ahead = 0; ahead < count; ahead++) {
+      const head = this.#available[AVAIL_RING + ((this.#availableIndex + ahead) & this.#mask)]!
+      if (head >= this.size) return
+      const at = head << 2
+      if ((descriptors[at + 3]! & VIRTQ_DESC_F_INDIRECT) !== 0) this.#builder.touchTable(memory, descriptors[at]!, descriptors[at + 1]!)
+    }
+  }
+
   disableNotification (): void {
     // With EVENT_IDX there is nothing to do: the event that was passed stays behind, and asks for no further kick.
     if (!this.#eventIdx && this.#builder.fault === undefined) Atomics.store(this.#used, FLAGS, VIRTQ_USED_F_NO_NOTIFY)

@@ -88,6 +88,7 @@ function enumerate (count: number, words: readonly Entry[], indirect: boolean): 
     ring.reset()
     const chains: Segments[] = []
     const available = ring.countAvailable(Infinity)
+    ring.prefetch(memory, Infinity)
     let popped = ring.pop(chain)
     for (; popped === 'chain'; popped = ring.pop(chain)) {
       const { readable, writable } = segmentsOf(chain)

@@ -221,6 +221,7 @@ function play (setup: Setup, made: readonly Call[]): void {
     made.forEach(([operation, seed], step) => {
       random = randomIntegers(seed)
       try {
+        ring.prefetch(fixture.memory, 3)
         operations[operation]!()
         assert.equal(ring.moreAvailable(), model.available.length > 0)
         assert.equal(ring.countAvailable(Infinity), model.available.length)
@@ -301,6 +302,7 @@ function enumerate (count: number, words: readonly Entry[], indirect: boolean): 
   const choose = (index: number): void => {
     if (index === count) {
       ring.reset()
+      ring.prefetch(memory, Infinity)
       const popped = ring.pop(chain)
       const found: Walk = popped === 'chain' ? walkOf(chain) : ring.fault!.code
       assert.deepEqual(found, walk(entries, tables, indirect), JSON.stringify(entries))

@@ -178,6 +178,7 @@ export class VringDevice implements PlainDevice {
 
   take (): Taken | undefined {
     const available = this.#vring.countAvailable(Infinity)
+    this.#vring.prefetch(this.#chain.memory, Infinity)
     const popped = this.#vring.pop(this.#chain)
     if (popped === 'broken') throw new Error(this.#vring.fault!.message)
     assert.equal(this.#vring.countAvailable(Infinity), popped === 'empty' ? available : available - 1)
