@@ -145,6 +145,8 @@ export class ThreadDevice implements Member {
       const completionSource = this.#loop.poll.add(EventNotifier.fromFd(queue.ioq.completionFd), onCompletion)
       const abort = engine instanceof DiskEngine ? () => engine.abort() : undefined
       this.#setServed(index, { queue, onCompletion, kickSource, completionSource, error, abort, stopCommand: undefined })
+      // Whoever kept the record before may have been killed between showing the guest a completion and interrupting it.
+      if (data.inflight !== undefined) call?.notify()
     } catch (error) {
       queue.ioq.close()
       throw error
@@ -198,6 +200,8 @@ export class ThreadDevice implements Member {
     const served = this.#served.get(index)
     if (served === undefined) throw new DataPlaneError('ERR_STATE', `queue ${index} is not running`)
     served.queue.call = callFd === undefined ? undefined : EventNotifier.fromFd(callFd)
+    // An interrupt by the old one may have reached nobody: front-ends replace it while a ring begins.
+    served.queue.call?.notify()
   }
 
   async #callDisk (id: number, name: keyof DiskControl): Promise<void> {

@@ -3,8 +3,8 @@ import { spawnSync } from 'node:child_process'
 import { readdirSync, statSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
 import { EventNotifier } from '@node-vmm/event-poll'
-import { close, O_NONBLOCK, O_RDONLY, O_WRONLY, open } from '@node-vmm/libc'
-import { VringError } from '@node-vmm/vring'
+import { close, NativeMemory, O_NONBLOCK, O_RDONLY, O_WRONLY, open } from '@node-vmm/libc'
+import { inflightRecordBytes, packedInflightRecordBytes, VringError } from '@node-vmm/vring'
 import { test } from 'uvu'
 import {
   DataPlane, DataPlaneError, type DataPlaneErrorCode, type DataPlaneOptions, type QueueSetup, type TraceEvent, VIRTIO_BLK_S_IOERR,
@@ -12,7 +12,7 @@ import {
 } from '../src/index.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { quiet } from '../../../test/support/quiet.ts'
-import { Guest } from './support/guest.ts'
+import { Guest, type GuestOptions } from './support/guest.ts'
 import { Scratch, sectorPattern } from './support/image.ts'
 import { throwing } from './support/throwing-engine.ts'
 
@@ -33,8 +33,8 @@ function make (options: Partial<DataPlaneOptions> = {}): DataPlane {
 }
 
 /** A guest that is closed after the test, and after the data plane. */
-function guest (): Guest {
-  const made = new Guest()
+function guest (options: GuestOptions = {}): Guest {
+  const made = new Guest(options)
   ends.unshift(() => made.close())
   return made
 }
@@ -265,6 +265,23 @@ test('the call descriptor of a running queue is replaced', async () => {
   await assert.rejects(plane.setCall(0, 9999), { code: 'EBADF', name: 'LinuxError' })
   other.close()
 })
+
+for (const packed of [false, true]) {
+  test(`bug: nobody interrupted a guest for what a killed device had shown it, ${packed ? 'packed' : 'split'} ring`, async () => {
+    const plane = make({ packed })
+    const player = guest({ packed })
+    const record = new NativeMemory(packed ? packedInflightRecordBytes(player.setup.size) : inflightRecordBytes(player.setup.size))
+    const call = EventNotifier.create()
+    await plane.start([{ ...player.setup, callFd: call.fd }])
+    assert.equal(call.clear(), false)
+    await plane.stop()
+    await plane.start([{ ...player.setup, callFd: call.fd, inflight: { address: record.address } }])
+    assert.equal(call.clear(), true)
+    await plane.close()
+    call.close()
+    record.close()
+  })
+}
 
 test('statistics count what a queue did, across stops', async () => {
   const plane = make({ queues: 2 })
