@@ -101,9 +101,7 @@ test('a queue starts at the index it is given, serves, and stops with the next',
   assert.equal(Buffer.from(memory.read(DATA, 7)).toString(), 'by hand')
   assert.equal(memory.loadUint16(USED + 2), 0)
 
-  // What the old one told may have reached nobody.
   await device.setCall(0, laterFd)
-  await signalled(laterFd)
   memory.setUint8(DATA, 0)
   memory.storeUint16(AVAILABLE + 2, 1)
   writeSync(kickFd, BigUint64Array.of(1n))

@@ -274,7 +274,7 @@ export class DataPlane implements Drainable {
     return this.#within(options, this.#inOrder(() => this.#stopQueue(index)))
   }
 
-  /** Interrupts the guest by another descriptor from now on, or not at all. The new one is signalled once; the old one is no longer used when this resolves. */
+  /** Interrupts the guest by another descriptor from now on, or not at all. The old one is no longer used when this resolves. */
   setCall (queue: number, callFd: number | undefined): Promise<void> {
     return this.#inOrder(async () => {
       if (this.#medium === undefined) return

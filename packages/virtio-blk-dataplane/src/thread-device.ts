@@ -200,8 +200,6 @@ export class ThreadDevice implements Member {
     const served = this.#served.get(index)
     if (served === undefined) throw new DataPlaneError('ERR_STATE', `queue ${index} is not running`)
     served.queue.call = callFd === undefined ? undefined : EventNotifier.fromFd(callFd)
-    // An interrupt by the old one may have reached nobody: front-ends replace it while a ring begins.
-    served.queue.call?.notify()
   }
 
   async #callDisk (id: number, name: keyof DiskControl): Promise<void> {
