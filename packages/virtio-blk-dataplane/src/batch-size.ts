@@ -1,9 +1,9 @@
 import type { Virtqueue } from '@node-vmm/vring'
 import { type Clock, monotonicClock } from './clock.ts'
 
-/** The first batch of requests that take their time; each one that follows at once is four times as large. */
+/** The first batch of requests that take their time, and how many times as large each one is that follows at once. */
 const FIRST = 3
-const FIRST_SHIFT = 2
+const GROWTH = 4
 /** Of requests that are complete at once, the part of those available that makes a batch, and its bounds. */
 const PART = 4
 const MIN = 2
@@ -55,7 +55,7 @@ export class BatchSize {
    * @returns how many requests it may have
    */
   begin (batches: number, vring: Pick<Virtqueue, 'countAvailable'>): number {
-    if (!this.#isInline) return Math.min(MAX, FIRST << (batches * FIRST_SHIFT))
+    if (!this.#isInline) return Math.min(MAX, FIRST * GROWTH ** batches)
     this.#turn = (this.#turn + 1) % TIMED
     this.#isTimed = this.#turn === 0
     if (this.#isTimed) this.#clock(this.#times, BEGIN)
