@@ -1,7 +1,6 @@
 import { deepEqual, equal, ok, throws } from 'node:assert/strict'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { test } from 'uvu'
+import { collectGarbage } from '../../../test/support/collect-garbage.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { ram } from '../src/ram.ts'
 import { checkAgainstModel, pattern, read, signal, write } from './support/model.ts'
@@ -33,8 +32,7 @@ test('memory is given back where whole pieces of it are discarded', async () => 
 })
 
 function arrayBytes (): number {
-  setFlagsFromString('--expose-gc')
-  runInNewContext('gc')()
+  collectGarbage()
   return process.memoryUsage().arrayBuffers
 }
 

@@ -1,22 +1,19 @@
 import assert from 'node:assert/strict'
 import { setImmediate as eventLoopTurn } from 'node:timers/promises'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { IoQueue } from '@node-vmm/ioq'
 import { VIRTIO_BLK_S_OK, VIRTIO_BLK_T_FLUSH } from '@node-vmm/virtio-blk'
 import { test } from 'uvu'
 import { DataPlane } from '../src/index.ts'
+import { collectGarbage } from '../../../test/support/collect-garbage.ts'
 import { Guest } from './support/guest.ts'
 import { MapDisk } from './support/map-disk.ts'
 
 /** More than V8 lets a shape live that no object has (`--retain-maps-for-n-gc`). */
 const COLLECTIONS = 5
 
-async function collectGarbage (): Promise<void> {
-  setFlagsFromString('--expose-gc')
-  const collect = runInNewContext('gc') as () => void
+async function outliveShapes (): Promise<void> {
   for (let count = 0; count < COLLECTIONS; count++) {
-    collect()
+    collectGarbage()
     await eventLoopTurn()
   }
 }
@@ -37,7 +34,7 @@ test('bug: between two guests the shapes of all hot objects were collected, and 
       assert.equal((await player.request(VIRTIO_BLK_T_FLUSH, 0, {})).status, VIRTIO_BLK_S_OK)
       await plane.stopQueue(0)
       player.close()
-      await collectGarbage()
+      await outliveShapes()
       assert.equal(closed.length, session)
       const kept = closed.map((queue) => queue.deref() !== undefined)
       assert.deepEqual(kept, closed.map((_, index) => index === session - 1), 'the last one is kept, and no other')
