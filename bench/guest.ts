@@ -6,6 +6,7 @@ import { FrontEnd, ProtocolFeature, TransportFeature } from '@node-vmm/vhost-use
 import {
   DRIVER_FEATURES, featureMask, hasFeature, type QueueData, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED
 } from '@node-vmm/virtio-blk-driver'
+import { PACKED_RING_START } from '@node-vmm/vring'
 import { indirectTableBytes, layOutPackedRing, layOutRing, packedRingBytes, ringBytes } from '@node-vmm/vring/driver'
 
 /** Room for the deepest load. */
@@ -19,8 +20,6 @@ const TABLE_REGIONS_MAX = 8
 /** Regions start at multiples of a huge page, with a gap between them. */
 const ALIGNMENT = 2 << 20
 const CONNECT_LIMIT = 3000
-/** Where a fresh packed ring begins: position 0, wrap counter 1. */
-const PACKED_START = 0x8000
 
 export interface GuestOptions {
   /** A socket for each disk. */
@@ -157,7 +156,7 @@ export class Guest {
         requestAddress,
         indirect: hasFeature(features, VIRTIO_F_INDIRECT_DESC) ? { address: tableAddress, segments: SEGMENTS } : undefined,
         eventIdx: hasFeature(features, VIRTIO_F_EVENT_IDX),
-        index: packed ? PACKED_START : 0,
+        index: packed ? PACKED_RING_START : 0,
         kickFd,
         callFd,
         sizeMax: 0xffffffff,

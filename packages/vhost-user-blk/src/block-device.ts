@@ -1,6 +1,8 @@
 import { type QueueSetup, type VhostUserDevice, VhostUserError } from '@node-vmm/vhost-user'
 import { AbandonedError, type DataPlane, CONFIG_WRITEBACK } from '@node-vmm/virtio-blk-dataplane'
-import { hasFeature, inflightRecordBytes, packedInflightRecordBytes, VIRTIO_F_RING_PACKED, VIRTQ_DESC_F_USED } from '@node-vmm/vring'
+import {
+  hasFeature, inflightRecordBytes, PACKED_RING_START, packedInflightRecordBytes, VIRTIO_F_RING_PACKED, VIRTQ_DESC_F_USED
+} from '@node-vmm/vring'
 
 /** A data plane as the device that vhost-user sessions serve, one after the other. */
 export class BlockDevice implements VhostUserDevice {
@@ -81,5 +83,5 @@ async function unlessGivenUp<Result> (work: Promise<Result>): Promise<Result> {
  */
 function packedIndices (base: number, { memory, descriptorAddress }: Pick<QueueSetup, 'memory' | 'descriptorAddress'>): { availableIndex: number, usedIndex: number } {
   const isFresh = base === 0 && (memory.getUint16(descriptorAddress + 14) & VIRTQ_DESC_F_USED) === 0
-  return isFresh ? { availableIndex: 0x8000, usedIndex: 0x8000 } : { availableIndex: base & 0xffff, usedIndex: base >>> 16 }
+  return isFresh ? { availableIndex: PACKED_RING_START, usedIndex: PACKED_RING_START } : { availableIndex: base & 0xffff, usedIndex: base >>> 16 }
 }

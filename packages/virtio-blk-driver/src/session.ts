@@ -1,5 +1,5 @@
 import {
-  VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, hasFeature
+  PACKED_RING_START, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, hasFeature
 } from '@node-vmm/vring'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { EventNotifier } from '@node-vmm/event-poll'
@@ -63,8 +63,6 @@ const QUEUE_SIZE_MIN = 4
 const TABLE_SEGMENTS_MAX = 126
 /** A request's header and its status are segments beside the data. */
 const OVERHEAD_SEGMENTS = 2
-/** Where a fresh packed ring begins: position 0, wrap counter 1. */
-const PACKED_START = 0x8000
 
 /** A disk whose rings run: what is agreed, and all that has to be given back at the end. The server may change meanwhile. */
 export class Session {
@@ -217,7 +215,7 @@ export class Session {
         requestAddress,
         indirect: indirect ? { address: requestAddress + size * REQUEST_BYTES, segments } : undefined,
         eventIdx: hasFeature(this.features, VIRTIO_F_EVENT_IDX),
-        index: packed ? PACKED_START : 0,
+        index: packed ? PACKED_RING_START : 0,
         kickFd: this.#makeNotifier().fd,
         callFd: this.#makeNotifier().fd,
         sizeMax,

@@ -15,7 +15,7 @@ export class CompletionOrder {
   }
 
   popped (head: number): void {
-    this.#popped[(this.#first + this.#count++) % this.#popped.length] = head
+    this.#popped[this.#wrapped(this.#first + this.#count++)] = head
   }
 
   completed (head: number, written: number): void {
@@ -33,9 +33,14 @@ export class CompletionOrder {
   take (head: number): number {
     const written = this.#written[head]!
     this.#written[head] = NONE
-    this.#first = (this.#first + 1) % this.#popped.length
+    this.#first = this.#wrapped(this.#first + 1)
     this.#count--
     return written
+  }
+
+  /** Of a place, less than a lap behind the end, where that is in the circle: the size is a variable, to divide by it costs. */
+  #wrapped (place: number): number {
+    return place < this.#popped.length ? place : place - this.#popped.length
   }
 
   clear (): void {

@@ -1,4 +1,5 @@
 import { viewMemory } from '@node-vmm/libc'
+import { positionOf, wrapOf } from './packed-index.ts'
 
 // The record of a packed ring's chains in flight that outlives the device's process: vhost-user, "Inflight I/O
 // tracking", struct QueueRegionPacked. A header of 32 bytes (u64 features, u16 version, u16 desc_num, u16 free_head,
@@ -33,8 +34,6 @@ const ENTRY_COUNTER = 2
 const ENTRY_ID_AND_FLAGS = 4
 const ENTRY_LENGTH = 5
 const ENTRY_ADDRESS = 6
-
-const POSITION_MASK = 0x7fff
 
 /** Bytes of the record of a packed ring of this size. */
 export function packedInflightRecordBytes (size: number): number {
@@ -150,9 +149,9 @@ export class PackedInflightRecord {
 
   #storeCursors (old: number): void {
     const image = this.#image
-    image[0] = this.#usedIndex & POSITION_MASK
-    image[1] = old & POSITION_MASK
-    image[2] = this.#usedIndex >>> 15 | old >>> 15 << 8
+    image[0] = positionOf(this.#usedIndex)
+    image[1] = positionOf(old)
+    image[2] = wrapOf(this.#usedIndex) | wrapOf(old) << 8
     this.#cursors[HEADER_CURSORS] = this.#imageNumber[0]!
   }
 

@@ -7,10 +7,11 @@ import {
   hasFeature, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTQ_DESC_ALIGNMENT, VIRTQ_DESC_BYTES, VIRTQ_DESC_F_INDIRECT,
   VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, VIRTQ_SIZE_MAX
 } from './layout.ts'
+import { advance, positionOf, wrapOf } from './packed-index.ts'
 import type { PackedInflightRecord, PackedRecovery, RecordedChain } from './packed-inflight-record.ts'
 import {
   EVENT_FLAGS_DESC, EVENT_FLAGS_DISABLE, EVENT_FLAGS_ENABLE, EVENT_SUPPRESSION_ALIGNMENT, EVENT_SUPPRESSION_BYTES,
-  VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED
+  PACKED_RING_START, VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED
 } from './packed-layout.ts'
 import { checkDisjoint, openPart, type RingPart } from './ring-part.ts'
 import type { PopResult, Virtqueue, VirtqueueState, VringInit } from './virtqueue.ts'
@@ -32,8 +33,6 @@ const RING_WORDS = 4
 const EVENT_OFFSET = 0
 const EVENT_FLAGS = 1
 
-const WRAP_BIT = 0x8000
-const POSITION_MASK = 0x7fff
 const BUFFER_IDS = 0x10000
 
 // Where a chain is: with the driver, with the device, or complete but not its turn (IN_ORDER).
@@ -68,10 +67,9 @@ export class PackedVring implements Virtqueue {
   readonly #driverEvent: Uint16Array
   readonly #deviceEvent: Uint16Array
 
-  #availablePosition: number
-  #availableWrap: number
-  #usedPosition: number
-  #usedWrap: number
+  /** Where the next chain is popped, and where the next one is pushed. */
+  #available: number
+  #used: number
   /** Where the batch that is not published yet begins, and the flags to store there; none when `#staged` is 0. */
   #batchPosition = 0
   #batchFlags = 0
@@ -99,7 +97,7 @@ export class PackedVring implements Virtqueue {
    * @throws VringError ERR_RING_SIZE, ERR_RING_ALIGNMENT, ERR_RING_MEMORY, ERR_RING_OVERLAP, ERR_RING_INDEX
    */
   constructor (memory: GuestMemory, init: VringInit, { record, log }: PackedVringObservers = {}) {
-    const { size, descriptorAddress, availableAddress, usedAddress, features = 0n, availableIndex = WRAP_BIT, usedIndex = availableIndex } = init
+    const { size, descriptorAddress, availableAddress, usedAddress, features = 0n, availableIndex = PACKED_RING_START, usedIndex = availableIndex } = init
     if (!Number.isInteger(size) || size < 1 || size > VIRTQ_SIZE_MAX) {
       throw new VringError('ERR_RING_SIZE', `a packed ring has 1 to ${VIRTQ_SIZE_MAX} descriptors: not ${size}`)
     }
@@ -121,33 +119,27 @@ export class PackedVring implements Virtqueue {
     this.#driverEvent = new Uint16Array(openPart(memory, driver, false))
     this.#deviceEvent = new Uint16Array(openPart(memory, device, true))
 
-    this.#availablePosition = this.#checkPosition(availableIndex)
-    this.#availableWrap = availableIndex >>> 15
-    this.#usedPosition = this.#checkPosition(usedIndex)
-    this.#usedWrap = usedIndex >>> 15
+    this.#available = this.#checkIndex(availableIndex)
+    this.#used = this.#checkIndex(usedIndex)
     this.#idOf = new Uint16Array(size)
     this.#countOf = new Uint16Array(size)
     this.#stateOf = new Uint8Array(size)
     this.#freeSlots = Uint16Array.from({ length: size }, (_, slot) => slot)
-    const recovery = record?.recover(usedIndex, (index) => this.#isUsed(index & POSITION_MASK, index >>> 15))
+    const recovery = record?.recover(usedIndex, (index) => this.#isUsed(index))
     if (recovery !== undefined) this.#goOn(recovery)
   }
 
-  #isUsed (position: number, wrap: number): boolean {
-    return ((this.#halves[position * DESC_WORDS + DESC_FLAGS]! & VIRTQ_DESC_F_USED) !== 0) === (wrap === 1)
+  #isUsed (index: number): boolean {
+    return ((this.#halves[flagsAt(index)]! & VIRTQ_DESC_F_USED) !== 0) === (wrapOf(index) === 1)
   }
 
-  /** What is in flight lies between the used position and the available one. */
+  /** What is in flight lies between the used index and the available one. */
   #goOn ({ usedIndex, chains }: PackedRecovery): void {
-    this.#availablePosition = this.#usedPosition = usedIndex & POSITION_MASK
-    this.#availableWrap = this.#usedWrap = usedIndex >>> 15
+    this.#available = this.#used = usedIndex
     this.#taken = chains.reduce((sum, { descriptors }) => sum + descriptors.length / RING_WORDS, 0)
     for (let left = this.#taken; left > 0; left--) {
-      this.#takeBack(this.#availablePosition, this.#availableWrap)
-      if (++this.#availablePosition === this.size) {
-        this.#availablePosition = 0
-        this.#availableWrap ^= 1
-      }
+      this.#takeBack(this.#available)
+      this.#available = advance(this.#available, 1, this.size)
     }
     if (chains.length > 0) this.#again = chains.reverse()
   }
@@ -156,18 +148,17 @@ export class PackedVring implements Virtqueue {
    * A device that was killed with a batch staged has marked all but its first descriptor as used. Once this one uses the
    * first, the driver would believe the others.
    */
-  #takeBack (position: number, wrap: number): void {
-    if (!this.#isUsed(position, wrap)) return
-    this.#halves[position * DESC_WORDS + DESC_FLAGS]! ^= VIRTQ_DESC_F_USED
-    if (this.#log !== undefined) this.#log.mark(this.#address + position * VIRTQ_DESC_BYTES, VIRTQ_DESC_BYTES)
+  #takeBack (index: number): void {
+    if (!this.#isUsed(index)) return
+    this.#halves[flagsAt(index)]! ^= VIRTQ_DESC_F_USED
+    if (this.#log !== undefined) this.#log.mark(this.#address + positionOf(index) * VIRTQ_DESC_BYTES, VIRTQ_DESC_BYTES)
   }
 
-  #checkPosition (index: number): number {
-    const position = index & POSITION_MASK
-    if (!Number.isInteger(index) || index < 0 || index > 0xffff || position >= this.size) {
+  #checkIndex (index: number): number {
+    if (!Number.isInteger(index) || index < 0 || index > 0xffff || positionOf(index) >= this.size) {
       throw new VringError('ERR_RING_INDEX', `a position in a packed ring of ${this.size} descriptors, with its wrap counter as bit 15: not ${index}`)
     }
-    return position
+    return index
   }
 
   get inFlight (): number {
@@ -202,61 +193,49 @@ export class PackedVring implements Virtqueue {
   }
 
   moreAvailable (): boolean {
-    return this.#again !== undefined || isAvailable(Atomics.load(this.#halves, this.#availablePosition * DESC_WORDS + DESC_FLAGS), this.#availableWrap)
+    return this.#again !== undefined || isAvailable(Atomics.load(this.#halves, flagsAt(this.#available)), this.#available)
   }
 
   countAvailable (max: number): number {
     let chains = this.#again?.length ?? 0
     let continues = false
-    let position = this.#availablePosition
-    let wrap = this.#availableWrap
+    let index = this.#available
     for (let left = this.size; left > 0 && chains < max; left--) {
-      const flags = Atomics.load(this.#halves, position * DESC_WORDS + DESC_FLAGS)
+      const flags = Atomics.load(this.#halves, flagsAt(index))
       // Of a chain, only the first descriptor says whether it is available.
-      if (!continues && !isAvailable(flags, wrap)) break
+      if (!continues && !isAvailable(flags, index)) break
       continues = (flags & VIRTQ_DESC_F_NEXT) !== 0
       if (!continues) chains++
-      if (++position === this.size) {
-        position = 0
-        wrap ^= 1
-      }
+      index = advance(index, 1, this.size)
     }
     return Math.min(chains, max)
   }
 
   prefetch (memory: GuestMemory, max: number): void {
     const words = this.#words
-    let position = this.#availablePosition
-    let wrap = this.#availableWrap
+    let index = this.#available
     for (let left = Math.min(max, this.size); left > 0; left--) {
-      const at = position << 2
+      const at = positionOf(index) * RING_WORDS
       const flags = words[at + 3]! >>> 16
-      if (!isAvailable(flags, wrap)) return
+      if (!isAvailable(flags, index)) return
       if ((flags & VIRTQ_DESC_F_INDIRECT) !== 0) this.#builder.touchTable(memory, words[at]!, words[at + 1]!)
-      if (++position === this.size) {
-        position = 0
-        wrap ^= 1
-      }
+      index = advance(index, 1, this.size)
     }
   }
 
-  /** Copies the chain at the available position, and moves on behind it. The id stands in the last descriptor. */
+  /** Copies the chain at the available index, and moves on behind it. The id stands in the last descriptor. */
   #walk (chain: DescriptorChain, slot: number): boolean {
     const builder = this.#builder
     const words = this.#words
-    let position = this.#availablePosition
-    let wrap = this.#availableWrap
+    let index = this.#available
     for (let count = 1; this.#taken + count <= this.size; count++) {
-      const at = position << 2
+      const at = positionOf(index) * RING_WORDS
       const low = words[at]!
       const high = words[at + 1]!
       const length = words[at + 2]!
       const word = words[at + 3]!
       const flags = word >>> 16
-      if (++position === this.size) {
-        position = 0
-        wrap ^= 1
-      }
+      index = advance(index, 1, this.size)
       if (!this.#append(chain, low, high, length, flags)) return false
       // None is free where a driver makes available what it was not told of yet.
       if (this.#record !== undefined && !this.#record.describe(low, high, length, word)) break
@@ -264,8 +243,7 @@ export class PackedVring implements Virtqueue {
       if (!this.#take(slot, word & 0xffff, count)) return false
       if (this.#record !== undefined) this.#record.popped(slot, count)
       this.#taken += count
-      this.#availablePosition = position
-      this.#availableWrap = wrap
+      this.#available = index
       return true
     }
     return builder.refuse('descriptor-loop', `a chain has more descriptors than the ring has free`, slot)
@@ -306,10 +284,10 @@ export class PackedVring implements Virtqueue {
     this.#freeSlots[--this.#slotsTaken] = slot
     if (this.#builder.fault !== undefined) return
     if (this.#record !== undefined) this.#record.staged(slot)
-    const at = this.#usedPosition * DESC_WORDS
+    const at = positionOf(this.#used) * DESC_WORDS
     this.#words[(at >>> 1) + 2] = written
     this.#halves[at + DESC_ID] = id
-    const flags = (this.#usedWrap === 1 ? VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED : 0) | (written > 0 ? VIRTQ_DESC_F_WRITE : 0)
+    const flags = (wrapOf(this.#used) === 1 ? VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED : 0) | (written > 0 ? VIRTQ_DESC_F_WRITE : 0)
     if (this.#staged === 0) {
       this.#batchPosition = at + DESC_FLAGS
       this.#batchFlags = flags
@@ -319,18 +297,14 @@ export class PackedVring implements Virtqueue {
     if (this.#log !== undefined) this.#log.mark(this.#address + at * 2, VIRTQ_DESC_BYTES)
     this.#staged++
     this.#unsignalled += count
-    this.#usedPosition += count
-    if (this.#usedPosition >= this.size) {
-      this.#usedPosition -= this.size
-      this.#usedWrap ^= 1
-    }
+    this.#used = advance(this.#used, count, this.size)
   }
 
   publish (): void {
     if (this.#staged === 0) return
     this.#staged = 0
     if (this.#builder.fault !== undefined) return
-    if (this.#record !== undefined) this.#record.publishing(this.#usedPosition | this.#usedWrap << 15)
+    if (this.#record !== undefined) this.#record.publishing(this.#used)
     Atomics.store(this.#halves, this.#batchPosition, this.#batchFlags)
     if (this.#record !== undefined) this.#record.published()
     if (this.#log !== undefined) this.#log.mark(this.#address + this.#batchPosition * 2, 2)
@@ -343,7 +317,7 @@ export class PackedVring implements Virtqueue {
   enableNotification (): 'empty' | 'more' {
     if (this.#builder.fault !== undefined) return 'empty'
     if (this.#eventIdx) {
-      Atomics.store(this.#deviceEvent, EVENT_OFFSET, this.#availablePosition | this.#availableWrap << 15)
+      Atomics.store(this.#deviceEvent, EVENT_OFFSET, this.#available)
       Atomics.store(this.#deviceEvent, EVENT_FLAGS, EVENT_FLAGS_DESC)
     } else {
       Atomics.store(this.#deviceEvent, EVENT_FLAGS, EVENT_FLAGS_ENABLE)
@@ -367,8 +341,8 @@ export class PackedVring implements Virtqueue {
   /** Whether the last `passed` descriptors reached the position that the driver waits for. */
   #passedEvent (event: number, passed: number): boolean {
     // Counted from the start of this lap: an event with the other wrap counter stands in the lap before.
-    const lap = event >>> 15 === this.#usedWrap ? 0 : this.size
-    const behind = this.#usedPosition - 1 - ((event & POSITION_MASK) - lap)
+    const lap = wrapOf(event) === wrapOf(this.#used) ? 0 : this.size
+    const behind = positionOf(this.#used) - 1 - (positionOf(event) - lap)
     return behind >= 0 && behind < passed
   }
 
@@ -377,30 +351,31 @@ export class PackedVring implements Virtqueue {
   }
 
   save (): VirtqueueState {
-    return {
-      availableIndex: this.#availablePosition | this.#availableWrap << 15,
-      usedIndex: this.#usedPosition | this.#usedWrap << 15
-    }
+    return { availableIndex: this.#available, usedIndex: this.#used }
   }
 
   reset (): void {
-    this.#availablePosition = this.#usedPosition = 0
-    this.#availableWrap = this.#usedWrap = 1
+    this.#available = this.#used = PACKED_RING_START
     this.#staged = this.#unsignalled = this.#inFlight = this.#slotsTaken = this.#taken = 0
     this.#signalled = false
     this.#stateOf.fill(FREE)
     this.#order?.clear()
     this.#idsInFlight.fill(0)
     this.#again = undefined
-    this.#record?.begin(WRAP_BIT)
+    this.#record?.begin(PACKED_RING_START)
     this.#freeSlots.forEach((_, slot, slots) => { slots[slot] = slot })
     this.#builder.fault = undefined
   }
 }
 
-/** A descriptor is available when its two flags differ, and the driver was on this lap when it made it so (virtio 1.2, 2.8.1). */
-function isAvailable (flags: number, wrap: number): boolean {
+/** Where the ring has the flags of the descriptor at this index, in 16-bit words. */
+function flagsAt (index: number): number {
+  return positionOf(index) * DESC_WORDS + DESC_FLAGS
+}
+
+/** A descriptor is available when its two flags differ, and the driver was on the index's lap when it made it so (virtio 1.2, 2.8.1). */
+function isAvailable (flags: number, index: number): boolean {
   const available = (flags & VIRTQ_DESC_F_AVAIL) !== 0
   const used = (flags & VIRTQ_DESC_F_USED) !== 0
-  return available !== used && available === (wrap === 1)
+  return available !== used && available === (wrapOf(index) === 1)
 }

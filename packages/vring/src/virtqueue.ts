@@ -22,7 +22,7 @@ export interface VringInit {
   readonly features?: bigint | undefined
   /**
    * Where to begin to pop: the available index; packed: the position with its wrap counter as bit 15. @default 0, or
-   * 0x8000: a fresh ring
+   * `PACKED_RING_START`: a fresh ring
    */
   readonly availableIndex?: number | undefined
   /** Where to begin to push, likewise. @default what the used ring says; packed: the same as `availableIndex` */

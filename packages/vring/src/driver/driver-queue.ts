@@ -38,7 +38,7 @@ export interface DriverRingOptions {
   readonly indirect?: IndirectTables
   /**
    * Where both sides begin. Split: the index of both rings, 0 to 65535. Packed: a position, 0 to size - 1, with its wrap
-   * counter as bit 15. @default 0; packed: 0x8000
+   * counter as bit 15. @default 0; packed: `PACKED_RING_START`
    */
   readonly index?: number
 }

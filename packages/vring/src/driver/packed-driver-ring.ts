@@ -1,7 +1,9 @@
 import type { GuestMemory } from '@node-vmm/hostmem'
 import { descriptorTableBytes, VIRTQ_DESC_BYTES, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE } from '../layout.ts'
+import { positionOf, wrapOf } from '../packed-index.ts'
 import {
-  EVENT_FLAGS_DESC, EVENT_FLAGS_DISABLE, EVENT_FLAGS_ENABLE, EVENT_SUPPRESSION_BYTES, VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED
+  EVENT_FLAGS_DESC, EVENT_FLAGS_DISABLE, EVENT_FLAGS_ENABLE, EVENT_SUPPRESSION_BYTES, PACKED_RING_START, VIRTQ_DESC_F_AVAIL,
+  VIRTQ_DESC_F_USED
 } from '../packed-layout.ts'
 import {
   addSegments, badChain, describe, type DriverQueue, type DriverRingOptions, indirectTableBytes, NOTHING_USED, RING_FULL,
@@ -18,10 +20,6 @@ const DESC_LENGTH = 2
 
 /** Both marks of a descriptor. They are equal where it is used, and differ where it is available. */
 const MARKS = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED
-const POSITION_MASK = 0x7fff
-const WRAP_SHIFT = 15
-/** Where a fresh ring begins: position 0, wrap counter 1. */
-const START = 1 << WRAP_SHIFT
 const NO_BATCH = -1
 
 /**
@@ -96,13 +94,13 @@ export class PackedDriverRing implements DriverQueue {
    * part is not aligned, or the index is no place in the ring.
    */
   constructor (memory: GuestMemory, layout: RingLayout, options: DriverRingOptions = {}) {
-    const { eventIdx = false, inOrder = false, indirect, index = START } = options
+    const { eventIdx = false, inOrder = false, indirect, index = PACKED_RING_START } = options
     const { size } = layout
     if (layout.descriptorAddress % 16 !== 0 || layout.availableAddress % 4 !== 0 || layout.usedAddress % 4 !== 0) {
       throw new RangeError('the parts of a packed ring are aligned to 16, 4 and 4 bytes: use layOutPackedRing')
     }
-    const position = index & POSITION_MASK
-    const wrap = index >>> WRAP_SHIFT
+    const position = positionOf(index)
+    const wrap = wrapOf(index)
     if (position >= size || wrap > 1) {
       throw new RangeError(`index ${index}: a position in the ring of ${size}, with its wrap counter as bit 15, is wanted`)
     }
@@ -162,7 +160,7 @@ export class PackedDriverRing implements DriverQueue {
   }
 
   get usedIndex (): number {
-    return this.#nextUsed | (this.#usedMarks === 0 ? 0 : 1 << WRAP_SHIFT)
+    return this.#nextUsed | (this.#usedMarks === 0 ? 0 : PACKED_RING_START)
   }
 
   get broken (): boolean {
@@ -250,8 +248,8 @@ export class PackedDriverRing implements DriverQueue {
     const flags = event >>> 16 & 3
     if (flags !== EVENT_FLAGS_DESC || !this.#eventIdx) return flags !== EVENT_FLAGS_DISABLE
     // How far the position that the device waits for lies behind us: with the other wrap counter, in the lap before.
-    const lap = (event >>> WRAP_SHIFT & 1) === this.#publishedWrap ? 0 : this.size
-    const behind = this.#published + lap - (event & POSITION_MASK)
+    const lap = wrapOf(event & 0xffff) === this.#publishedWrap ? 0 : this.size
+    const behind = this.#published + lap - positionOf(event)
     return behind > 0 && behind <= added
   }
 

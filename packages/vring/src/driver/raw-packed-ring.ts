@@ -1,6 +1,7 @@
 import type { GuestMemory } from '@node-vmm/hostmem'
 import { VIRTQ_DESC_BYTES, VIRTQ_DESC_F_NEXT } from '../layout.ts'
-import { VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED } from '../packed-layout.ts'
+import { advance, positionOf, wrapOf } from '../packed-index.ts'
+import { PACKED_RING_START, VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED } from '../packed-layout.ts'
 import type { UsedElement } from './raw-ring.ts'
 import type { RingLayout } from './ring-layout.ts'
 
@@ -29,7 +30,7 @@ export interface EventSuppression {
  * but the memory and checks nothing. Not for speed. Every method throws GuestMemoryError ERR_ACCESS where the ring is not
  * in guest memory.
  *
- * An *index* is a position with its wrap counter as bit 15, as on the wire: a fresh ring begins at 0x8000.
+ * An *index* is a position with its wrap counter as bit 15, as on the wire: a fresh ring begins at `PACKED_RING_START`.
  */
 export class RawPackedRing {
   /** Where the ring is. */
@@ -63,47 +64,49 @@ export class RawPackedRing {
    * Makes a chain available: descriptors from an index on, each linked to the next and marked as available, the first one
    * last. They all get the id, unless they say another.
    *
-   * @param index of the first one. @default 0x8000: a fresh ring's
+   * @param index of the first one. @default `PACKED_RING_START`: a fresh ring's
    * @returns the index behind it.
    */
-  chain (descriptors: readonly RawPackedDescriptor[], id: number, index = 0x8000): number {
+  chain (descriptors: readonly RawPackedDescriptor[], id: number, index = PACKED_RING_START): number {
     const places = [index]
     for (const _ of descriptors) places.push(this.after(places.at(-1)!))
     for (let nth = descriptors.length - 1; nth >= 0; nth--) {
       const link = nth + 1 < descriptors.length ? VIRTQ_DESC_F_NEXT : 0
       const flags = (descriptors[nth]!.flags ?? 0) | link | availableMarks(places[nth]!)
-      this.descriptor(places[nth]! & 0x7fff, { id, ...descriptors[nth], flags })
+      this.descriptor(positionOf(places[nth]!), { id, ...descriptors[nth], flags })
     }
     return places.at(-1)!
   }
 
   /** The index some descriptors behind another: the wrap counter turns at the end of the ring. @param descriptors @default 1 */
   after (index: number, descriptors = 1): number {
-    const laps = Math.floor(((index & 0x7fff) + descriptors) / this.layout.size)
-    return ((index & 0x7fff) + descriptors) % this.layout.size | ((index >>> 15) + laps) % 2 << 15
+    const { size } = this.layout
+    let left = descriptors
+    for (; left > size; left -= size) index = advance(index, size, size)
+    return advance(index, left, size)
   }
 
   /** Whether the descriptor at an index is marked as available. */
   isAvailable (index: number): boolean {
-    return (this.getDescriptor(index & 0x7fff).flags & MARKS) === availableMarks(index)
+    return (this.getDescriptor(positionOf(index)).flags & MARKS) === availableMarks(index)
   }
 
   /** Whether the descriptor at an index is marked as used. */
   isUsed (index: number): boolean {
-    return (this.getDescriptor(index & 0x7fff).flags & MARKS) === usedMarks(index)
+    return (this.getDescriptor(positionOf(index)).flags & MARKS) === usedMarks(index)
   }
 
   /** What the device wrote at an index; undefined where it wrote nothing. */
   getUsed (index: number): UsedElement | undefined {
     if (!this.isUsed(index)) return undefined
-    const { id, length } = this.getDescriptor(index & 0x7fff)
+    const { id, length } = this.getDescriptor(positionOf(index))
     return { id, length }
   }
 
   /** Marks a descriptor as used, as only the device may. @param flags beside the marks. @default 0 */
   use (index: number, { id, length }: UsedElement, flags = 0): void {
-    const { address } = this.getDescriptor(index & 0x7fff)
-    this.descriptor(index & 0x7fff, { address, length, id, flags: flags | usedMarks(index) })
+    const { address } = this.getDescriptor(positionOf(index))
+    this.descriptor(positionOf(index), { address, length, id, flags: flags | usedMarks(index) })
   }
 
   /** Writes the driver's event structure: when it wants to be interrupted. */
@@ -140,9 +143,9 @@ export class RawPackedRing {
 const MARKS = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED
 
 function availableMarks (index: number): number {
-  return index >>> 15 === 1 ? VIRTQ_DESC_F_AVAIL : VIRTQ_DESC_F_USED
+  return wrapOf(index) === 1 ? VIRTQ_DESC_F_AVAIL : VIRTQ_DESC_F_USED
 }
 
 function usedMarks (index: number): number {
-  return index >>> 15 === 1 ? MARKS : 0
+  return wrapOf(index) === 1 ? MARKS : 0
 }
