@@ -38,7 +38,7 @@ export class CompletionOrder {
     return written
   }
 
-  /** Of a place, less than a lap behind the end, where that is in the circle: the size is a variable, to divide by it costs. */
+  /** Where a place less than two laps from the start is in the circle. No `%`: dividing by a variable is slow. */
   #wrapped (place: number): number {
     return place < this.#popped.length ? place : place - this.#popped.length
   }

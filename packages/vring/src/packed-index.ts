@@ -4,6 +4,11 @@
 const POSITION_MASK = 0x7fff
 const WRAP_BIT = 0x8000
 
+/** @param wrap 0 or 1 */
+export function indexOf (position: number, wrap: number): number {
+  return position | wrap << 15
+}
+
 export function positionOf (index: number): number {
   return index & POSITION_MASK
 }

@@ -1,5 +1,5 @@
 import { viewMemory } from '@node-vmm/libc'
-import { positionOf, wrapOf } from './packed-index.ts'
+import { indexOf, positionOf, wrapOf } from './packed-index.ts'
 
 // The record of a packed ring's chains in flight that outlives the device's process: vhost-user, "Inflight I/O
 // tracking", struct QueueRegionPacked. A header of 32 bytes (u64 features, u16 version, u16 desc_num, u16 free_head,
@@ -242,8 +242,8 @@ function judge (copy: Uint8Array, size: number, isUsed: UsedTest): Found | undef
   const [free, oldFree, position, oldPosition] = halves.subarray(2 * HEADER_HEADS, 2 * HEADER_HEADS + 4)
   const [wrap, oldWrap] = copy.subarray(8 * HEADER_CURSORS + 4)
   if (position! >= size || oldPosition! >= size || wrap! > 1 || oldWrap! > 1) return undefined
-  const usedIndex = position! | wrap! << 15
-  const oldIndex = oldPosition! | oldWrap! << 15
+  const usedIndex = indexOf(position!, wrap!)
+  const oldIndex = indexOf(oldPosition!, oldWrap!)
   // A batch was about to be shown. If it was, its first descriptor says so; if not, all is as it was before.
   const isShown = usedIndex !== oldIndex && isUsed(oldIndex)
   const settled = isShown ? { free: free!, usedIndex } : { free: oldFree!, usedIndex: oldIndex }

@@ -8,7 +8,7 @@ export const VIRTQ_DESC_F_AVAIL = 1 << 7
 /** In a descriptor's flags: differs from AVAIL when the descriptor is available, equals it when used. */
 export const VIRTQ_DESC_F_USED = 1 << 15
 
-/** Where a fresh ring begins, on both sides: position 0, with its wrap counter, which is 1, as bit 15 (2.8.1). */
+/** Where a fresh ring begins, on both sides: position 0, with its wrap counter, which is 1, as bit 15 (virtio 1.2, 2.8.1). */
 export const PACKED_RING_START = 0x8000
 
 /** Bytes of an event suppression structure: a position with its wrap counter as bit 15, and flags. */

@@ -3,6 +3,7 @@ import { close } from '@node-vmm/libc'
 import { GuestMemory } from '@node-vmm/hostmem'
 import { test } from 'uvu'
 import { DescriptorChain, PackedVring, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC } from '../src/index.ts'
+import { indexOf } from '../src/packed-index.ts'
 import {
   type DriverRingOptions, layOutPackedRing, NOTHING_USED, PackedDriverRing, packedRingBytes, RawPackedRing, RING_FULL,
   USED_RING_BROKEN
@@ -109,7 +110,7 @@ for (const size of [1, 2, 3, 4, 5]) {
   test(`a ring of ${size} begins anywhere, in either lap, with nothing available and nothing used`, () => {
     for (let position = 0; position < size; position++) {
       for (const wrap of [0, 1]) {
-        const index = position | wrap << 15
+        const index = indexOf(position, wrap)
         const { ring, raw } = setUp(size, { index })
         assert.equal(ring.usedIndex, index)
         for (let at = index, lap = 0; lap < size; lap++, at = raw.after(at)) assert.ok(!raw.isAvailable(at) && !raw.isUsed(at), `${at} from ${index}`)

@@ -1,6 +1,6 @@
 import type { GuestMemory } from '@node-vmm/hostmem'
 import { descriptorTableBytes, VIRTQ_DESC_BYTES, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE } from '../layout.ts'
-import { positionOf, wrapOf } from '../packed-index.ts'
+import { indexOf, positionOf, wrapOf } from '../packed-index.ts'
 import {
   EVENT_FLAGS_DESC, EVENT_FLAGS_DISABLE, EVENT_FLAGS_ENABLE, EVENT_SUPPRESSION_BYTES, PACKED_RING_START, VIRTQ_DESC_F_AVAIL,
   VIRTQ_DESC_F_USED
@@ -160,7 +160,7 @@ export class PackedDriverRing implements DriverQueue {
   }
 
   get usedIndex (): number {
-    return this.#nextUsed | (this.#usedMarks === 0 ? 0 : PACKED_RING_START)
+    return indexOf(this.#nextUsed, this.#usedMarks === 0 ? 0 : 1)
   }
 
   get broken (): boolean {

@@ -1,6 +1,6 @@
 import type { GuestMemory } from '@node-vmm/hostmem'
 import { VIRTQ_DESC_BYTES, VIRTQ_DESC_F_NEXT } from '../layout.ts'
-import { advance, positionOf, wrapOf } from '../packed-index.ts'
+import { indexOf, positionOf, wrapOf } from '../packed-index.ts'
 import { PACKED_RING_START, VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED } from '../packed-layout.ts'
 import type { UsedElement } from './raw-ring.ts'
 import type { RingLayout } from './ring-layout.ts'
@@ -81,9 +81,8 @@ export class RawPackedRing {
   /** The index some descriptors behind another: the wrap counter turns at the end of the ring. @param descriptors @default 1 */
   after (index: number, descriptors = 1): number {
     const { size } = this.layout
-    let left = descriptors
-    for (; left > size; left -= size) index = advance(index, size, size)
-    return advance(index, left, size)
+    const place = positionOf(index) + descriptors
+    return indexOf(place % size, (wrapOf(index) + Math.floor(place / size)) % 2)
   }
 
   /** Whether the descriptor at an index is marked as available. */
