@@ -3,6 +3,9 @@ import { type Clock, monotonicClock } from './clock.ts'
 /** Where polling begins, in microseconds. */
 const START = 4
 const GROWTH = 2
+/** Polls in a row that find nothing until it pauses, and sleeps that the pause lasts. */
+const PATIENCE = 16
+const PAUSE = 128
 
 // Places in `#times`.
 const DURATION = 0
@@ -13,12 +16,18 @@ const NOW = 3
 /**
  * How long to look at the rings before sleeping, learnt as QEMU's AioContext learns it (`aio_poll`): as long as sleeps
  * are short, polling would have saved them, and is made longer; a sleep longer than polling may ever last ends it.
+ * Unlike there, it pauses where it keeps finding nothing: where short and long sleeps take turns, as on a disk that
+ * completes large transfers in bursts, it would always begin anew and never get long enough.
  */
 export class AdaptivePolling {
   // Microseconds, in memory: as fields, arguments or results they would be objects.
   readonly #times = new Float64Array(4)
   readonly #max: number
   readonly #clock: Clock
+  /** Polls in a row that found nothing. */
+  #failures = 0
+  /** Sleeps that are left of a pause. */
+  #pause = 0
 
   /** @param max microseconds to poll at most; 0 never polls */
   constructor (max: number, clock: Clock = monotonicClock()) {
@@ -27,7 +36,7 @@ export class AdaptivePolling {
   }
 
   get isWorthIt (): boolean {
-    return this.#times[DURATION]! > 0
+    return this.#times[DURATION]! > 0 && this.#pause === 0
   }
 
   begin (): void {
@@ -40,6 +49,14 @@ export class AdaptivePolling {
     return this.#times[NOW]! < this.#times[DEADLINE]!
   }
 
+  /** @param found whether there was something to do */
+  end (found: boolean): void {
+    this.#failures = found ? 0 : this.#failures + 1
+    if (this.#failures < PATIENCE) return
+    this.#failures = 0
+    this.#pause = PAUSE
+  }
+
   beforeSleep (): void {
     if (this.#max === 0) return
     this.#look()
@@ -48,6 +65,7 @@ export class AdaptivePolling {
 
   afterSleep (): void {
     if (this.#max === 0) return
+    if (this.#pause > 0) this.#pause--
     this.#look()
     const slept = this.#times[NOW]! - this.#times[ASLEEP]!
     const duration = this.#times[DURATION]!

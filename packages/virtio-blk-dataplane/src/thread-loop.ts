@@ -150,6 +150,12 @@ export class ThreadLoop {
 
   /** Looks at the rings instead of sleeping. @returns whether there was something to do */
   #pollQueues (): boolean {
+    const found = this.#lookForWork()
+    this.#polling.end(found)
+    return found
+  }
+
+  #lookForWork (): boolean {
     this.#polling.begin()
     do {
       for (let looks = 0; looks < LOOKS; looks++) {

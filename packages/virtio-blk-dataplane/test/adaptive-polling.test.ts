@@ -61,4 +61,26 @@ test('the clock is that of the kernel', () => {
   assert.ok(performance.now() - begin < 30_000)
 })
 
+test('it pauses where polling keeps finding nothing, and tries again later', () => {
+  const { polling, sleep } = make(32)
+  const failUntilPause = (): number => {
+    for (let failures = 1; ; failures++) {
+      sleep(10)
+      polling.end(false)
+      if (!polling.isWorthIt) return failures
+      assert.ok(failures < 100)
+    }
+  }
+  assert.equal(failUntilPause(), 16)
+  for (let sleeps = 0; sleeps < 127; sleeps++) {
+    sleep(10)
+    assert.equal(polling.isWorthIt, false)
+  }
+  sleep(10)
+  assert.equal(polling.isWorthIt, true)
+  for (let failures = 0; failures < 15; failures++) polling.end(false)
+  polling.end(true)
+  assert.equal(failUntilPause(), 16, 'a success makes up for all failures before it')
+})
+
 test.run()
