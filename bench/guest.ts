@@ -1,7 +1,7 @@
 // What a guest is to a vhost-user-blk server: memory, rings, and a front-end that hands them over.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { GuestMemory, type RegionInit } from '@node-vmm/hostmem'
-import { close, eventfd, ftruncate, memfdCreate, MFD_CLOEXEC, MFD_HUGETLB } from '@node-vmm/libc'
+import { close, eventfd, ftruncate, memfdCreate, MFD_CLOEXEC, MFD_HUGETLB, PAGE_SIZE } from '@node-vmm/libc'
 import { FrontEnd, ProtocolFeature, TransportFeature } from '@node-vmm/vhost-user'
 import {
   DRIVER_FEATURES, featureMask, hasFeature, type QueueData, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED
@@ -17,7 +17,6 @@ const SEGMENTS = 3
 const REQUEST_BYTES = 32
 /** SET_MEM_TABLE takes no more; more are added one by one. */
 const TABLE_REGIONS_MAX = 8
-const PAGE_BYTES = 4096
 /** Regions start at multiples of a huge page, with a gap between them. */
 const ALIGNMENT = 2 << 20
 const CONNECT_LIMIT = 3000
@@ -216,7 +215,7 @@ function allocate ({ sockets, queues, packed, depth, blockBytes, regions: count,
  * more segments where they do not.
  */
 function populate (memory: GuestMemory, buffers: readonly number[], bytes: number): void {
-  const pages = buffers.flatMap((address) => Array.from({ length: Math.ceil(bytes / PAGE_BYTES) }, (_, page) => address + page * PAGE_BYTES))
+  const pages = buffers.flatMap((address) => Array.from({ length: Math.ceil(bytes / PAGE_SIZE) }, (_, page) => address + page * PAGE_SIZE))
   for (const parity of [0, 1]) {
     for (let page = parity; page < pages.length; page += 2) memory.setUint8(pages[page]!, 0)
   }
