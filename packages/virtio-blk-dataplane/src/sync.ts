@@ -20,7 +20,14 @@ export class Mutex {
   }
 }
 
-/** A condition variable: a word that counts the wake-ups. As with any, look at the condition again after each wait. */
+/** Somebody waits, or has waited, since the last wake-up. */
+const WAITED_FOR = 1
+const WAKE_UP = 2
+
+/**
+ * A condition variable: a word that counts the wake-ups, and says in its lowest bit whether there is anybody to wake. As
+ * with any, look at the condition again after each wait.
+ */
 export class Condition {
   readonly #words: Int32Array
   readonly #at: number
@@ -32,13 +39,15 @@ export class Condition {
 
   /** Wakes all who wait. Call it with the mutex held. */
   broadcast (): void {
-    Atomics.add(this.#words, this.#at, 1)
+    const word = this.#words[this.#at]!
+    if ((word & WAITED_FOR) === 0) return
+    Atomics.store(this.#words, this.#at, word + WAKE_UP - WAITED_FOR)
     Atomics.notify(this.#words, this.#at)
   }
 
   /** Gives the mutex up, blocks until a broadcast or for `milliseconds`, and takes the mutex again. */
   wait (mutex: Mutex, milliseconds: number): void {
-    const seen = Atomics.load(this.#words, this.#at)
+    const seen = this.#announce()
     mutex.unlock()
     Atomics.wait(this.#words, this.#at, seen, milliseconds)
     mutex.lock()
@@ -50,8 +59,15 @@ export class Condition {
    * could give it up.
    */
   async waitAsync (milliseconds: number, signal?: AbortSignal): Promise<void> {
-    const wait = Atomics.waitAsync(this.#words, this.#at, Atomics.load(this.#words, this.#at), milliseconds)
+    const wait = Atomics.waitAsync(this.#words, this.#at, this.#announce(), milliseconds)
     if (wait.async) await keepAlive(signal === undefined ? wait.value : untilAborted(wait.value, signal))
+  }
+
+  /** @returns the word, as it is until the next wake-up */
+  #announce (): number {
+    const word = this.#words[this.#at]! | WAITED_FOR
+    Atomics.store(this.#words, this.#at, word)
+    return word
   }
 }
 

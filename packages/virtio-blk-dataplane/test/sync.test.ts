@@ -55,6 +55,22 @@ test('unlock wakes nobody when nobody waits, and leaves the word free', () => {
   assert.equal(words[MUTEX], 0)
 })
 
+test('a broadcast does something where somebody waits, once, and nothing where nobody does', () => {
+  const { words, mutex, condition } = pair()
+  mutex.lock()
+  condition.broadcast()
+  assert.equal(words[CONDITION], 0)
+  void condition.waitAsync(1)
+  void condition.waitAsync(1)
+  const waitedFor = words[CONDITION]!
+  condition.broadcast()
+  const woken = words[CONDITION]!
+  assert.notEqual(woken, waitedFor)
+  condition.broadcast()
+  assert.equal(words[CONDITION], woken)
+  mutex.unlock()
+})
+
 test('a wait gives the mutex up, ends after its time, and holds the mutex again', () => {
   const { words, mutex, condition } = pair()
   mutex.lock()

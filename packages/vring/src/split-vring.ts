@@ -217,12 +217,17 @@ export class SplitVring implements Virtqueue {
   }
 
   countAvailable (max: number): number {
-    return Math.min(max, (this.#again?.length ?? 0) + ((Atomics.load(this.#available, INDEX) - this.#availableIndex) & INDEX_MASK))
+    const seen = Atomics.load(this.#available, INDEX)
+    const pending = (seen - this.#availableIndex) & INDEX_MASK
+    // One that jumped is for `pop` to refuse.
+    if (pending <= this.size) this.#availableSeen = seen
+    return Math.min(max, (this.#again?.length ?? 0) + pending)
   }
 
   prefetch (memory: GuestMemory, max: number): void {
     const descriptors = this.#descriptors
-    const count = Math.min(this.countAvailable(max), this.size)
+    if (this.#availableIndex === this.#availableSeen) this.countAvailable(max)
+    const count = Math.min((this.#availableSeen - this.#availableIndex) & INDEX_MASK, max)
     for (let ahead = 0; ahead < count; ahead++) {
       const head = this.#available[AVAIL_RING + ((this.#availableIndex + ahead) & this.#mask)]!
       if (head >= this.size) return

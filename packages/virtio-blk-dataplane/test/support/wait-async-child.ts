@@ -11,4 +11,4 @@ new Worker(`
   Atomics.notify(words, 1)
 `, { eval: true, workerData: words }).unref()
 
-condition.waitAsync(60_000).then(() => console.log(Atomics.load(words, 1) === 1 ? 'woken' : 'woken without a broadcast'))
+condition.waitAsync(60_000).then(() => console.log(Atomics.load(words, 1) === 2 ? 'woken' : 'woken without a broadcast'))
