@@ -1,5 +1,5 @@
 import {
-  close, eventfd, fdatasync, LinuxError, NativeMemory, PAGE_SIZE, preadv, processVmReadv, processVmWritev, pwritev, touch
+  close, eventfd, fdatasync, LinuxError, NativeMemory, PAGE_SIZE, preadv, prefetch, processVmReadv, processVmWritev, pwritev, touch
 } from '@node-vmm/libc'
 import { BlockingThread } from './blocking-thread.ts'
 import type { CompletionSink, Engine, EngineOptions } from './engine.ts'
@@ -43,9 +43,14 @@ class Copy {
     const segments = file + IOVECS_MAX * IOVEC_BYTES
     // The file's pages are the "local" side, which is copied as a program's memory is, and the segments the "remote" one,
     // whose pages are looked up one by one: there are few of those, and they are used again and again.
-    this.run = reads
+    const copy = reads
       ? () => processVmWritev(pid, file, this.requests, segments, this.segments)
       : () => processVmReadv(pid, file, this.requests, segments, this.segments)
+    this.run = () => {
+      // Where in the file each request is, no cache knows: all are waited for at once, not one after the other.
+      prefetch(file, this.requests)
+      return copy()
+    }
   }
 
   hasRoomFor (segments: number): boolean {

@@ -7,6 +7,8 @@ export const PROT_NONE = 0
 export const PROT_READ = 1
 /** May be written. */
 export const PROT_WRITE = 2
+/** May be executed. */
+export const PROT_EXEC = 4
 /** Others who map the file see what is written. */
 export const MAP_SHARED = 0x01
 /** Others do not see what is written. */
@@ -36,6 +38,7 @@ export const PAGE_SIZE = 4096
 
 const mmapC = native('intptr_t mmap(uintptr_t address, size_t length, int protection, int flags, int fd, int64_t offset)')
 const munmapC = native('int munmap(uintptr_t address, size_t length)')
+const mprotectC = native('int mprotect(uintptr_t address, size_t length, int protection)')
 const madviseC = native('int madvise(uintptr_t address, size_t length, int advice)')
 const memfdCreateC = native('int memfd_create(const char *name, unsigned int flags)')
 
@@ -70,6 +73,11 @@ export function mmap (options: MapOptions): number {
 /** Gives a mapping back. No view of it may be touched again, in any thread: that ends the process. See `munmap(2)`. @throws LinuxError such as EINVAL */
 export function munmap (address: number, length: number): void {
   check(munmapC()(address, length), 'munmap', () => ({ subject: `of ${length} bytes at 0x${address.toString(16)}` }))
+}
+
+/** Changes how mapped memory may be accessed. @returns 0 or a negative error number: EACCES where the system forbids it. See `mprotect(2)`. */
+export function mprotect (address: number, length: number, protection: number): number {
+  return orErrno(mprotectC()(address, length, protection))
 }
 
 /** Tells the kernel how mapped memory will be used. @returns 0 or a negative error number: EINVAL for advice that it does not know. See `madvise(2)`. */

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import {
-  addressOf, addSeals, close, errno, F_SEAL_SHRINK, ftruncate, getSeals, madvise, MADV_POPULATE_READ, MAP_ANONYMOUS, MAP_PRIVATE, memfdCreate, mmap, munmap,
-  NativeMemory, PAGE_SIZE, PROT_NONE, viewMemory, VIEW_BYTES_MAX
+  addressOf, addSeals, close, errno, F_SEAL_SHRINK, ftruncate, getSeals, madvise, MADV_POPULATE_READ, MAP_ANONYMOUS, MAP_PRIVATE, memfdCreate, mmap, mprotect,
+  munmap, NativeMemory, PAGE_SIZE, PROT_NONE, PROT_READ, viewMemory, VIEW_BYTES_MAX
 } from '@node-vmm/libc'
 
 const test = suite('memory')
@@ -39,6 +39,15 @@ test('advice is taken, or refused with its error', () => {
   assert.ok([0, -errno.EINVAL].includes(madvise(address, PAGE_SIZE, MADV_POPULATE_READ)))
   assert.equal(madvise(address, PAGE_SIZE, 4711), -errno.EINVAL)
   munmap(address, PAGE_SIZE)
+})
+
+test('memory is protected, or the reason why not is returned', () => {
+  const address = mmap({ length: PAGE_SIZE, flags: MAP_PRIVATE | MAP_ANONYMOUS })
+  assert.equal(mprotect(address, PAGE_SIZE, PROT_READ), 0)
+  assert.equal(new Uint8Array(viewMemory(address, PAGE_SIZE))[0], 0)
+  assert.equal(mprotect(address + 1, PAGE_SIZE, PROT_READ), -errno.EINVAL)
+  munmap(address, PAGE_SIZE)
+  assert.equal(mprotect(address, PAGE_SIZE, PROT_READ), -errno.ENOMEM)
 })
 
 test('a failed mapping says what it was of', () => {
