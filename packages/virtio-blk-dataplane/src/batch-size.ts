@@ -1,16 +1,17 @@
 import type { Virtqueue } from '@node-vmm/vring'
 import { type Clock, monotonicClock } from './clock.ts'
+import { Trials } from './trials.ts'
 
 /** The first batch of requests that take their time, and how many times as large each one is that follows at once. */
 const FIRST = 3
 const GROWTH = 4
-/** Of requests that are complete at once, the part of those available that makes a batch, and its bounds. */
-const PART = 4
+/** Of requests that are complete at once, the bounds of a batch, and what a queue's depth may be divided by to make one. */
 const MIN = 2
 const MAX = 64
+const DIVISORS = Float64Array.of(4, 2, 1.5)
 /** More than these make no larger batch. */
-const ENOUGH = MAX * PART
-/** Or, where that is more, all but what takes as long as a guest needs to wake up, in microseconds. */
+const ENOUGH = MAX * 4
+/** Or, where that is more, all but what takes as long as a slow guest needs to wake up, in microseconds. */
 const WAKE_UP = 60
 /** What a request is taken to cost before one was timed, in microseconds. */
 const COST = 1
@@ -29,23 +30,27 @@ const MEAN = 2
  *
  * A disk that takes its time begins with the first of them while the others are being submitted. Where requests are
  * complete as soon as they are submitted, guest and device would take turns, each asleep while the other works: so the
- * guest is woken by the first quarter of what is there, and by the time that it is awake the device has done the others.
- * Where many are there, or where they take long, a batch is more than a quarter: all but as many as are done in that time,
- * for fewer interrupts are less work.
+ * guest is woken by the first part of what is there, and by the time that it is awake the device has done the others.
+ * How large a part is best depends on how long a guest needs to wake up, and that on the machine: a quarter, a half, and two
+ * thirds of the queue's depth are tried. Where many are there, or where they take long, a batch is all but as many as
+ * are done in that time, for fewer interrupts are less work.
  */
 export class BatchSize {
   // Microseconds, in memory: as fields, arguments or results they would be objects.
   readonly #times = Float64Array.of(0, 0, COST)
   readonly #clock: Clock
+  readonly #trials: Trials
   /** The last requests were complete as soon as they were submitted. */
   #isInline = false
   #isTimed = false
-  /** The part of what was available first. */
-  #part = 0
   #turn = 0
+  // The queue's depth: the most that was available at once in this epoch of trials, and in the one before.
+  #most = 0
+  #mostBefore = 0
 
   constructor (clock: Clock = monotonicClock()) {
     this.#clock = clock
+    this.#trials = new Trials(DIVISORS.length, clock)
   }
 
   /**
@@ -60,22 +65,36 @@ export class BatchSize {
     this.#isTimed = this.#turn === 0
     if (this.#isTimed) this.#clock(this.#times, BEGIN)
     const available = vring.countAvailable(ENOUGH)
-    // Of what was there, not of what is left of it: only the first batch has a guest to wake.
-    if (batches === 0) this.#part = Math.trunc(available / PART)
+    this.#most = Math.max(this.#most, available)
+    // Of what is there at most, not of what there is just now: the fewer were left, the smaller batches would become.
+    const part = Math.trunc(Math.max(this.#most, this.#mostBefore) / DIVISORS[this.#trials.current]!)
     const others = Math.trunc(WAKE_UP / this.#times[MEAN]!)
-    return Math.min(MAX, Math.max(MIN, this.#part, available - others))
+    return Math.min(MAX, Math.max(MIN, part, available - others))
   }
 
   /** The batch was submitted, and what was complete of it at once was completed. */
   end (submitted: number, completed: number): void {
     if (submitted === 0) return
     this.#isInline = completed >= submitted
-    if (this.#isTimed && this.#isInline) this.#learn(completed)
+    if (this.#isInline) this.#learn(completed)
+    else this.#trials.spoil()
     this.#isTimed = false
   }
 
-  /** One that takes many times as long as usual was interrupted by others: it counts as two of the usual. */
+  /** The thread is about to sleep. */
+  sleep (): void {
+    this.#trials.spoil()
+  }
+
   #learn (completed: number): void {
+    if (this.#isTimed) this.#learnCost(completed)
+    if (!this.#trials.count(completed)) return
+    this.#mostBefore = this.#most
+    this.#most = 0
+  }
+
+  /** One that takes many times as long as usual was interrupted by others: it counts as two of the usual. */
+  #learnCost (completed: number): void {
     const times = this.#times
     this.#clock(times, END)
     const cost = Math.min((times[END]! - times[BEGIN]!) / completed, 2 * times[MEAN]!)

@@ -176,6 +176,7 @@ export class BlockQueue {
   arm (): boolean {
     if (this.#armed || this.stopping || this.#gate.isGivenUp) return true
     this.#armed = true
+    this.#batchSize.sleep()
     return this.#vring.enableNotification() === 'empty' || !this.serve()
   }
 

@@ -20,10 +20,13 @@ function make (): { serve: (available: number, microseconds: number) => number[]
   return { serve, batch }
 }
 
-/** As `make`, with requests of so many microseconds known. */
+/** As `make`, with requests of so many microseconds known. The thread sleeps between turns: no part is tried. */
 function learnt (microseconds: number): (available: number) => number[] {
-  const { serve } = make()
-  for (let turn = 0; turn < 1000; turn++) serve(16, microseconds)
+  const { serve, batch } = make()
+  for (let turn = 0; turn < 1000; turn++) {
+    batch.sleep()
+    serve(16, microseconds)
+  }
   return (available) => serve(available, microseconds)
 }
 
@@ -36,12 +39,24 @@ test('requests that take their time are submitted in batches of 3, 12, 48, then 
   }
 })
 
-test('of requests that are complete at once a quarter is a batch, and what is left makes no smaller ones', () => {
-  const serve = learnt(1)
-  assert.deepEqual(serve(32), [8, 8, 8, 8])
-  assert.deepEqual(serve(16), [4, 4, 4, 4])
-  assert.deepEqual(serve(5), [2, 2, 1])
-  assert.deepEqual(serve(3), [2, 1])
+test('of requests that are complete at once a quarter is a batch at first, and what is left makes no smaller ones', () => {
+  for (const [available, sizes] of [[32, [8, 8, 8, 8]], [16, [4, 4, 4, 4]], [5, [2, 2, 1]], [3, [2, 1]]] as const) {
+    const { serve } = make()
+    serve(2, 1)
+    assert.deepEqual(serve(available, 1), sizes)
+  }
+})
+
+test('a batch is a part of the depth of the queue, not of what there is just now; a lower depth is noticed', () => {
+  const { serve, batch } = make()
+  serve(2, 1)
+  serve(32, 1)
+  assert.deepEqual(serve(12, 1), [8, 4])
+  for (let turn = 0; turn < 80; turn++) {
+    batch.sleep()
+    serve(8, 1)
+  }
+  assert.deepEqual(serve(8, 1), [2, 2, 2, 2])
 })
 
 test('of many, a batch is all but what takes as long as a guest needs to wake up', () => {
@@ -58,17 +73,23 @@ test('a batch has 64 requests at most', () => {
 })
 
 test('a batch that was interrupted for long changes little', () => {
-  const { serve } = make()
-  for (let turn = 0; turn < 1000; turn++) serve(16, 1)
+  const { serve, batch } = make()
+  const turns = (count: number, microseconds: number): void => {
+    for (let turn = 0; turn < count; turn++) {
+      batch.sleep()
+      serve(16, microseconds)
+    }
+  }
+  turns(1000, 1)
   // One of 16 is timed: all of them are slow once.
-  for (let turn = 0; turn < 4; turn++) serve(16, 100_000)
+  turns(4, 100_000)
   const [size] = serve(110, 1)
   assert.ok(size! >= 50 && size! < 60, `a batch of ${size}`)
 })
 
 test('requests become asynchronous again when one of a batch is not complete at its end', () => {
   const { serve, batch } = make()
-  serve(16, 1)
+  serve(2, 1)
   assert.deepEqual(serve(16, 1), [4, 4, 4, 4])
   batch.begin(0, { countAvailable: () => 16 })
   batch.end(4, 3)
@@ -77,10 +98,68 @@ test('requests become asynchronous again when one of a batch is not complete at 
 
 test('a batch that submitted nothing says nothing about requests', () => {
   const { serve, batch } = make()
-  serve(16, 1)
+  serve(2, 1)
   batch.begin(0, { countAvailable: () => 16 })
   batch.end(0, 0)
   assert.equal(batch.begin(0, { countAvailable: () => 16 }), 4)
+})
+
+/**
+ * A device that never sleeps, and a guest that does: it keeps `depth` requests in flight, is interrupted when something is
+ * shown to it while it sleeps, needs `wakeUp` to wake up, and then takes all that is complete and submits as many anew, until
+ * it finds nothing. Microseconds. @returns the mean size of a batch, once it had time to be found
+ */
+function meanBatch ({ depth, wakeUp }: { depth: number, wakeUp: number }): number {
+  const [request, system, interrupt, guest] = [1, 3, 5, 0.4]
+  let now = 1e9
+  let available = depth
+  let shown = 0
+  /** When the guest is awake and has done what it is doing; and what it has submitted by then. */
+  let awakeAt = Infinity
+  let submitted = 0
+  const batch = new BatchSize((times, at) => { times[at] = now })
+  const guestActs = (): void => {
+    while (awakeAt <= now) {
+      available += submitted
+      submitted = shown
+      shown = 0
+      awakeAt = submitted === 0 ? Infinity : awakeAt + submitted * guest
+    }
+  }
+  let batches = 0
+  let requests = 0
+  for (let turn = 0; turn < 20_000; turn++) {
+    if (available === 0) now = awakeAt
+    guestActs()
+    const size = Math.min(available, batch.begin(0, { countAvailable: (max) => Math.min(max, available) }))
+    available -= size
+    now += system + size * request
+    batch.end(size, size)
+    guestActs()
+    shown += size
+    if (awakeAt === Infinity) {
+      awakeAt = now + wakeUp
+      now += interrupt
+    }
+    if (turn < 10_000) continue
+    batches++
+    requests += size
+  }
+  return requests / batches
+}
+
+test('where guests wake up soon, more than a quarter is a batch', () => {
+  for (const depth of [8, 16, 32]) {
+    const mean = meanBatch({ depth, wakeUp: 6 })
+    assert.ok(mean > depth * 0.35, `${mean} of ${depth}`)
+  }
+})
+
+test('where guests wake up late, a quarter is a batch', () => {
+  for (const depth of [32, 48, 64]) {
+    const mean = meanBatch({ depth, wakeUp: 60 })
+    assert.ok(mean < depth * 0.25, `${mean} of ${depth}`)
+  }
 })
 
 test.run()
