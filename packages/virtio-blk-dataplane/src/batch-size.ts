@@ -8,7 +8,7 @@ const GROWTH = 4
 /** Of requests that are complete at once, the bounds of a batch, and what a queue's depth may be divided by to make one. */
 const MIN = 2
 const MAX = 64
-const DIVISORS = Float64Array.of(4, 2, 1.5)
+const DIVISORS = Float64Array.of(4, 3, 2, 1.75)
 /** More than these make no larger batch. */
 const ENOUGH = MAX * 4
 /** Or, where that is more, all but what takes as long as a slow guest needs to wake up, in microseconds. */
@@ -31,8 +31,8 @@ const MEAN = 2
  * A disk that takes its time begins with the first of them while the others are being submitted. Where requests are
  * complete as soon as they are submitted, guest and device would take turns, each asleep while the other works: so the
  * guest is woken by the first part of what is there, and by the time that it is awake the device has done the others.
- * How large a part is best depends on how long a guest needs to wake up, and that on the machine: a quarter, a half, and two
- * thirds of the queue's depth are tried. Where many are there, or where they take long, a batch is all but as many as
+ * How large a part is best depends on how long a guest needs to wake up, and that on the machine: several from a quarter to
+ * more than a half of the queue's depth are tried. Where many are there, or where they take long, a batch is all but as many as
  * are done in that time, for fewer interrupts are less work.
  */
 export class BatchSize {

@@ -3,11 +3,11 @@ import { type Clock, monotonicClock } from './clock.ts'
 /** Batches that are timed together, to compare one choice with another. */
 const EPOCH = 32
 /** Of epochs, one in as many tries another choice than the best. */
-const TRIAL = 16
+const TRIAL = 32
 /** The weight of what was timed before, against the last epoch. */
 const MEMORY = 8
 /** Of choices that cost nearly the same the later one is taken: how much of another's cost its own may seem. */
-const BIAS = 0.95
+const BIAS = 0.97
 
 // Places in `#times`.
 const BEGIN = 0

@@ -30,55 +30,55 @@ function make (costs: number[]): { trials: Trials, epoch: (spoil?: boolean) => n
 
 test('the first choice is taken until others were tried', () => {
   const { epochs } = make([1, 2, 2])
-  assert.deepEqual(epochs(16), [16, 0, 0])
+  assert.deepEqual(epochs(32), [32, 0, 0])
 })
 
 test('the choice that costs least is found, wherever it is, and others are tried now and then', () => {
   for (const best of [0, 1, 2]) {
     const { epochs } = make([2, 2, 2].map((cost, choice) => choice === best ? 1 : cost))
-    epochs(200)
-    const done = epochs(160)
-    assert.ok(done[best]! >= 150, `choice ${best}: ${done}`)
+    epochs(400)
+    const done = epochs(320)
+    assert.ok(done[best]! >= 300, `choice ${best}: ${done}`)
     assert.ok(done.every((count) => count >= 3), `choice ${best}: ${done}`)
   }
 })
 
 test('of choices that cost the same the last one is taken, and one that costs a little more is not left for less', () => {
-  const { epochs } = make([1, 1.2, 1.03])
-  epochs(200)
-  assert.ok(epochs(160)[2]! >= 150)
+  const { epochs } = make([1, 1.2, 1.02])
+  epochs(400)
+  assert.ok(epochs(320)[2]! >= 300)
 })
 
 test('what has become dearer is left', () => {
   const costs = [2, 1, 2]
   const { epochs } = make(costs)
-  epochs(200)
+  epochs(400)
   costs[1] = 4
-  epochs(64)
-  assert.ok(epochs(160)[1]! <= 10)
+  epochs(128)
+  assert.ok(epochs(320)[1]! <= 10)
 })
 
 test('epochs in which the thread sleeps are no measure, and nothing is tried meanwhile', () => {
   const costs = [2, 1, 2]
   const { epoch, epochs } = make(costs)
-  epochs(200)
+  epochs(400)
   costs[1] = 100
   for (let turn = 0; turn < 100; turn++) assert.equal(epoch(true), 1)
   costs[1] = 1
   // The epoch after a spoilt one is whole again.
   assert.equal(epoch(), 1)
-  assert.ok(epochs(160)[1]! >= 150)
+  assert.ok(epochs(320)[1]! >= 300)
 })
 
 test('one epoch that was interrupted for long changes no choice', () => {
   const costs = [1.5, 1, 1.5]
   const { trials, epoch, epochs } = make(costs)
-  epochs(200)
+  epochs(400)
   while (trials.current !== 1) epoch()
   costs[1] = 10_000
   epoch()
   costs[1] = 1
-  assert.ok(epochs(160)[1]! >= 150)
+  assert.ok(epochs(320)[1]! >= 300)
 })
 
 test.run()
