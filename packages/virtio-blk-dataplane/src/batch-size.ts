@@ -8,7 +8,9 @@ const GROWTH = 4
 /** Of requests that are complete at once, the bounds of a batch, and what a queue's depth may be divided by to make one. */
 const MIN = 2
 const MAX = 64
-const DIVISORS = Float64Array.of(4, 3, 2, 1.75)
+const DIVISORS = Float64Array.of(4, 3, 1.75)
+/** A queue is as deep as it was, while as much of it as this is available at some time of two epochs: the rest is with the guest. */
+const SHALLOWER = 0.7
 /** More than these make no larger batch. */
 const ENOUGH = MAX * 4
 /** Or, where that is more, all but what takes as long as a slow guest needs to wake up, in microseconds. */
@@ -44,7 +46,10 @@ export class BatchSize {
   #isInline = false
   #isTimed = false
   #turn = 0
-  // The queue's depth: the most that was available at once in this epoch of trials, and in the one before.
+  /** The most that was available at once for long now; and what it was when the trials began. */
+  #depth = 0
+  #depthOfTrials = 0
+  /** The most that was available at once in this epoch of the trials, and in the one before. */
   #most = 0
   #mostBefore = 0
 
@@ -66,8 +71,9 @@ export class BatchSize {
     if (this.#isTimed) this.#clock(this.#times, BEGIN)
     const available = vring.countAvailable(ENOUGH)
     this.#most = Math.max(this.#most, available)
+    this.#depth = Math.max(this.#depth, available)
     // Of what is there at most, not of what there is just now: the fewer were left, the smaller batches would become.
-    const part = Math.trunc(Math.max(this.#most, this.#mostBefore) / DIVISORS[this.#trials.current]!)
+    const part = Math.trunc(this.#depth / DIVISORS[this.#trials.current]!)
     const others = Math.trunc(WAKE_UP / this.#times[MEAN]!)
     return Math.min(MAX, Math.max(MIN, part, available - others))
   }
@@ -88,7 +94,17 @@ export class BatchSize {
 
   #learn (completed: number): void {
     if (this.#isTimed) this.#learnCost(completed)
-    if (!this.#trials.count(completed)) return
+    if (this.#trials.count(completed)) this.#endEpoch()
+  }
+
+  /** What was found for one depth is not known for another. */
+  #endEpoch (): void {
+    const most = Math.max(this.#most, this.#mostBefore)
+    if (most < this.#depth * SHALLOWER) this.#depth = most
+    if (this.#depth < this.#depthOfTrials * SHALLOWER || this.#depthOfTrials < this.#depth * SHALLOWER) {
+      this.#depthOfTrials = this.#depth
+      this.#trials.forget()
+    }
     this.#mostBefore = this.#most
     this.#most = 0
   }

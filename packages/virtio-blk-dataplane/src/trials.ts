@@ -2,12 +2,15 @@ import { type Clock, monotonicClock } from './clock.ts'
 
 /** Batches that are timed together, to compare one choice with another. */
 const EPOCH = 32
-/** Of epochs, one in as many tries another choice than the best. */
+/** Epochs of each choice, taking turns, before one is preferred. */
+const ROUNDS = 8
+/** Of the epochs after that, one in as many tries another choice than the best. */
 const TRIAL = 32
-/** The weight of what was timed before, against the last epoch. */
-const MEMORY = 8
+/** The weight of what was timed before, against the last epoch; of choices that are seldom timed. */
+const MEMORY = 16
+const MEMORY_TRIED = 4
 /** Of choices that cost nearly the same the later one is taken: how much of another's cost its own may seem. */
-const BIAS = 0.97
+const BIAS = 0.95
 
 // Places in `#times`.
 const BEGIN = 0
@@ -23,21 +26,28 @@ export class Trials {
   current = 0
   // Microseconds, in memory: as fields, arguments or results they would be objects.
   readonly #times = new Float64Array(2)
-  /** By choice, what a request costs. 0: not tried yet. */
+  /** By choice, what a request costs, and from how many epochs that is known. */
   readonly #costs: Float64Array
+  readonly #known: Uint32Array
   readonly #clock: Clock
+  /** Epochs until one choice is preferred. */
+  readonly #takingTurns: number
   #batches = 0
   #requests = 0
   /** This epoch is no measure: nor is the first one, which began at no time. */
   #spoilt = true
   #epochs = 0
+  /** The choice for now is not taken for being the best. */
+  #tries = false
   /** The last choice that was tried. */
   #tried = 0
 
-  /** @param choices how many; the first one is taken until others were tried */
+  /** @param choices how many; the first one is taken until something is known */
   constructor (choices: number, clock: Clock = monotonicClock()) {
     this.#costs = new Float64Array(choices)
+    this.#known = new Uint32Array(choices)
     this.#clock = clock
+    this.#takingTurns = ROUNDS * choices
   }
 
   /** A batch of so many requests, at least one, is done. @returns whether an epoch ended with it */
@@ -53,28 +63,56 @@ export class Trials {
     this.#spoilt = true
   }
 
+  /** The load is another one: what was known means nothing any more. */
+  forget (): void {
+    this.#known.fill(0)
+    this.#costs.fill(0)
+    this.#epochs = 0
+    this.spoil()
+  }
+
   #endEpoch (): void {
     const times = this.#times
     this.#clock(times, END)
-    this.current = this.#spoilt ? this.#best() : this.#learn()
+    if (!this.#spoilt) this.#learn()
+    this.#tries = !this.#spoilt && this.#isTrialNext()
+    this.current = this.#tries ? this.#another() : this.#best()
     times[BEGIN] = times[END]!
     this.#spoilt = false
     this.#batches = this.#requests = 0
   }
 
-  /** An epoch that takes many times as long as usual was interrupted by others: it counts as two of the usual. @returns the next choice */
-  #learn (): number {
+  /** An epoch that takes many times as long as usual was interrupted by others: it counts as two of the usual. */
+  #learn (): void {
     const times = this.#times
     const costs = this.#costs
-    const known = costs[this.current]!
+    const choice = this.current
+    const known = costs[choice]!
     const cost = (times[END]! - times[BEGIN]!) / this.#requests
-    costs[this.current] = known === 0 ? cost : known + (Math.min(cost, 2 * known) - known) / MEMORY
-    this.#epochs = (this.#epochs + 1) % TRIAL
-    if (this.#epochs !== 0) return this.#best()
-    this.#tried = (this.#tried + 1) % costs.length
+    const weight = Math.min(++this.#known[choice]!, this.#tries ? MEMORY_TRIED : MEMORY)
+    costs[choice] = known === 0 ? cost : known + (Math.min(cost, 2 * known) - known) / weight
+    if (!this.#tries && known > 0) this.#scaleOthers(choice, costs[choice]! / known)
+  }
+
+  /** What makes the best choice dearer, such as a guest's requests becoming larger, makes the others so too, which are seldom tried. */
+  #scaleOthers (best: number, factor: number): void {
+    const costs = this.#costs
+    for (let choice = 0; choice < costs.length; choice++) if (choice !== best) costs[choice]! *= factor
+  }
+
+  #isTrialNext (): boolean {
+    return ++this.#epochs < this.#takingTurns || this.#epochs % TRIAL === 0
+  }
+
+  /** While taking turns the best one too, else one that is not. */
+  #another (): number {
+    const choices = this.#costs.length
+    this.#tried = (this.#tried + 1) % choices
+    if (this.#epochs >= this.#takingTurns && this.#tried === this.#best()) this.#tried = (this.#tried + 1) % choices
     return this.#tried
   }
 
+  /** Among those that are known. */
   #best (): number {
     const costs = this.#costs
     let best = 0

@@ -28,9 +28,12 @@ function make (costs: number[]): { trials: Trials, epoch: (spoil?: boolean) => n
   return { trials, epoch, epochs }
 }
 
-test('the first choice is taken until others were tried', () => {
-  const { epochs } = make([1, 2, 2])
-  assert.deepEqual(epochs(32), [32, 0, 0])
+test('the first choice is taken until something is known, then all take turns, before one is preferred', () => {
+  const { trials, epoch, epochs } = make([1, 2, 2])
+  for (let turn = 0; turn < 5; turn++) assert.equal(epoch(true), 0)
+  assert.equal(epoch(), 0)
+  assert.deepEqual(epochs(24), [8, 8, 8])
+  assert.equal(trials.current, 0)
 })
 
 test('the choice that costs least is found, wherever it is, and others are tried now and then', () => {
@@ -54,8 +57,30 @@ test('what has become dearer is left', () => {
   const { epochs } = make(costs)
   epochs(400)
   costs[1] = 4
-  epochs(128)
+  epochs(480)
   assert.ok(epochs(320)[1]! <= 10)
+})
+
+test('what makes all dearer, or cheaper, changes no choice', () => {
+  for (const factor of [0.1, 3]) {
+    const costs = [1.2, 1, 1.2]
+    const { epochs } = make(costs)
+    epochs(400)
+    for (const choice of costs.keys()) costs[choice]! *= factor
+    const done = epochs(320)
+    assert.ok(done[1]! >= 300, `${done}`)
+  }
+})
+
+test('what is forgotten is found out anew', () => {
+  const costs = [2, 1, 2]
+  const { trials, epoch, epochs } = make(costs)
+  epochs(400)
+  costs[1] = 10
+  trials.forget()
+  assert.equal(epoch(), 1)
+  epochs(24)
+  assert.equal(epochs(5)[1], 0)
 })
 
 test('epochs in which the thread sleeps are no measure, and nothing is tried meanwhile', () => {
