@@ -33,19 +33,26 @@ export function prefetch (iovecs: number, count: number): void {
   bound(iovecs, count)
 }
 
+const doNothing: Prefetch = () => {}
+
 function bind (): Prefetch {
   const instructions = code[process.arch]
-  return (instructions && makeFunction(instructions)) ?? (() => {})
+  return (instructions && makeFunction(instructions)) ?? doNothing
 }
 
 /** @returns undefined where the system allows nobody to execute what they wrote */
 function makeFunction (instructions: readonly number[]): Prefetch | undefined {
   const address = mmap({ length: PAGE_SIZE, flags: MAP_PRIVATE | MAP_ANONYMOUS })
   new Uint8Array(viewMemory(address, PAGE_SIZE)).set(instructions)
-  // Never writable and executable at once. The page stays for as long as the process.
+  // Never writable and executable at once.
   if (mprotect(address, PAGE_SIZE, PROT_READ | PROT_EXEC) < 0) {
     munmap(address, PAGE_SIZE)
     return undefined
   }
+  // Each thread has a page of its own: of a process whose threads come and go, they would become many.
+  process.once('exit', () => {
+    bound = doNothing
+    munmap(address, PAGE_SIZE)
+  })
   return koffi().decode(BigInt(address), koffi().proto('void (uintptr_t iovecs, uint32_t count)')) as Prefetch
 }

@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { Worker } from 'node:worker_threads'
 import { suite } from 'uvu'
 import { MAP_ANONYMOUS, MAP_PRIVATE, mmap, munmap, NativeMemory, PAGE_SIZE, prefetch, PROT_NONE } from '@node-vmm/libc'
 import { runScript } from './support/run-script.ts'
@@ -42,32 +44,52 @@ test('the list is read up to its last element, and no further', () => {
   assert.equal(ended, true)
 })
 
-/** Executable single pages without a file: how many more there are after a call than before, and whether any of them may be written. */
-function executablePages (arch: string): { made: number, writable: boolean } {
+/** Single pages without a file that are executable, as the kernel lists them. */
+function executablePages (): string[] {
+  return readFileSync('/proc/self/maps', 'utf8').split('\n').filter((line) => / r.xp 00000000 00:00 0 *$/.test(line)).filter((line) => {
+    const [from, to] = line.split(' ')[0]!.split('-').map((text) => parseInt(text, 16))
+    return to! - from! === PAGE_SIZE
+  })
+}
+
+/** How many more they are after a call than before, in a process of its own, and whether any of them may be written. */
+function pagesMade (arch: string): { made: number, writable: boolean } {
   return runScript(`
     import { readFileSync } from 'node:fs'
     import { NativeMemory, prefetch } from '@node-vmm/libc'
-    const isOnePage = (line) => {
-      const [from, to] = line.split(' ')[0].split('-').map((text) => parseInt(text, 16))
-      return to - from === ${PAGE_SIZE}
-    }
-    const pages = () => readFileSync('/proc/self/maps', 'utf8').split('\\n').filter((line) => / r.xp 00000000 00:00 0 *$/.test(line) && isOnePage(line))
-    const list = new NativeMemory(${PAGE_SIZE})
+    const PAGE_SIZE = ${PAGE_SIZE}
+    ${executablePages}
+    const list = new NativeMemory(PAGE_SIZE)
     // Once the native library is loaded, which is this processor's.
     Object.defineProperty(process, 'arch', { value: '${arch}' })
-    const before = pages().length
+    const before = executablePages().length
     prefetch(list.address, 1)
     prefetch(list.address, 1)
-    console.log(JSON.stringify({ made: pages().length - before, writable: pages().some((line) => line.includes(' rwxp ')) }))
+    const pages = executablePages()
+    console.log(JSON.stringify({ made: pages.length - before, writable: pages.some((line) => line.includes(' rwxp ')) }))
   `)
 }
 
 test('its instructions are in one page, which is executable and not writable', () => {
-  if (process.arch === 'x64') assert.deepEqual(executablePages('x64'), { made: 1, writable: false })
+  if (process.arch === 'x64') assert.deepEqual(pagesMade('x64'), { made: 1, writable: false })
+})
+
+test('bug: each thread left a page behind that had ended', async () => {
+  const list = new NativeMemory(PAGE_SIZE)
+  const thread = (): Promise<void> => new Promise((resolve, reject) => {
+    const worker = new Worker(new URL('./support/prefetch-worker.ts', import.meta.url), { workerData: list.address })
+    worker.once('error', reject)
+    worker.once('exit', () => resolve())
+  })
+  prefetch(list.address, 1)
+  const before = executablePages().length
+  for (let round = 0; round < 3; round++) await Promise.all([thread(), thread(), thread()])
+  assert.equal(executablePages().length, before)
+  list.close()
 })
 
 test('it does nothing on a processor whose instructions it does not know', () => {
-  assert.deepEqual(executablePages('arm64'), { made: 0, writable: false })
+  assert.deepEqual(pagesMade('arm64'), { made: 0, writable: false })
 })
 
 test.run()

@@ -28,14 +28,15 @@ export class Trials {
   readonly #times = new Float64Array(2)
   /** By choice, what a request costs, and from how many epochs that is known. */
   readonly #costs: Float64Array
-  readonly #known: Uint32Array
+  readonly #known: Uint8Array
   readonly #clock: Clock
-  /** Epochs until one choice is preferred. */
-  readonly #takingTurns: number
   #batches = 0
   #requests = 0
   /** This epoch is no measure: nor is the first one, which began at no time. */
   #spoilt = true
+  /** Epochs that choices take turns in, from the next one on. */
+  #turns: number
+  /** Epochs since a choice was last tried that is not the best. */
   #epochs = 0
   /** The choice for now is not taken for being the best. */
   #tries = false
@@ -45,9 +46,9 @@ export class Trials {
   /** @param choices how many; the first one is taken until something is known */
   constructor (choices: number, clock: Clock = monotonicClock()) {
     this.#costs = new Float64Array(choices)
-    this.#known = new Uint32Array(choices)
+    this.#known = new Uint8Array(choices)
     this.#clock = clock
-    this.#takingTurns = ROUNDS * choices
+    this.#turns = ROUNDS * choices - 1
   }
 
   /** A batch of so many requests, at least one, is done. @returns whether an epoch ended with it */
@@ -67,7 +68,7 @@ export class Trials {
   forget (): void {
     this.#known.fill(0)
     this.#costs.fill(0)
-    this.#epochs = 0
+    this.#turns = ROUNDS * this.#costs.length - 1
     this.spoil()
   }
 
@@ -75,8 +76,7 @@ export class Trials {
     const times = this.#times
     this.#clock(times, END)
     if (!this.#spoilt) this.#learn()
-    this.#tries = !this.#spoilt && this.#isTrialNext()
-    this.current = this.#tries ? this.#another() : this.#best()
+    this.current = this.#spoilt ? this.#prefer() : this.#next()
     times[BEGIN] = times[END]!
     this.#spoilt = false
     this.#batches = this.#requests = 0
@@ -89,7 +89,9 @@ export class Trials {
     const choice = this.current
     const known = costs[choice]!
     const cost = (times[END]! - times[BEGIN]!) / this.#requests
-    const weight = Math.min(++this.#known[choice]!, this.#tries ? MEMORY_TRIED : MEMORY)
+    // As many as count: not a number that grows for ever.
+    const epochs = this.#known[choice] = Math.min(this.#known[choice]! + 1, MEMORY)
+    const weight = Math.min(epochs, this.#tries ? MEMORY_TRIED : MEMORY)
     costs[choice] = known === 0 ? cost : known + (Math.min(cost, 2 * known) - known) / weight
     if (!this.#tries && known > 0) this.#scaleOthers(choice, costs[choice]! / known)
   }
@@ -100,15 +102,27 @@ export class Trials {
     for (let choice = 0; choice < costs.length; choice++) if (choice !== best) costs[choice]! *= factor
   }
 
-  #isTrialNext (): boolean {
-    return ++this.#epochs < this.#takingTurns || this.#epochs % TRIAL === 0
+  #next (): number {
+    if (this.#turns > 0) {
+      this.#turns--
+      return this.#try()
+    }
+    this.#epochs = (this.#epochs + 1) % TRIAL
+    if (this.#epochs > 0) return this.#prefer()
+    return this.#try(this.#best())
   }
 
-  /** While taking turns the best one too, else one that is not. */
-  #another (): number {
+  #prefer (): number {
+    this.#tries = false
+    return this.#best()
+  }
+
+  /** @param but not this one */
+  #try (but = -1): number {
     const choices = this.#costs.length
+    this.#tries = true
     this.#tried = (this.#tried + 1) % choices
-    if (this.#epochs >= this.#takingTurns && this.#tried === this.#best()) this.#tried = (this.#tried + 1) % choices
+    if (this.#tried === but) this.#tried = (this.#tried + 1) % choices
     return this.#tried
   }
 

@@ -62,7 +62,7 @@ test('what has become dearer is left', () => {
 })
 
 test('what makes all dearer, or cheaper, changes no choice', () => {
-  for (const factor of [0.1, 3]) {
+  for (const factor of [0.8, 1.25]) {
     const costs = [1.2, 1, 1.2]
     const { epochs } = make(costs)
     epochs(400)
