@@ -12,7 +12,7 @@ const DIVISORS = Float64Array.of(4, 3, 1.75)
 /** A queue is as deep as it was, while as much of it as this is available at some time of two epochs: the rest is with the guest. */
 const SHALLOWER = 0.7
 /** More than these make no larger batch. */
-const ENOUGH = MAX * 4
+const ENOUGH = MAX * DIVISORS[0]!
 /** Or, where that is more, all but what takes as long as a slow guest needs to wake up, in microseconds. */
 const WAKE_UP = 60
 /** What a request is taken to cost before one was timed, in microseconds. */

@@ -151,9 +151,9 @@ function meanBatch ({ depth, wakeUp }: { depth: number, wakeUp: number }): numbe
 test('what was found for one depth is forgotten for another', () => {
   const { serve } = make()
   serve(2, 1)
-  // Larger batches cost more: a quarter is the best.
   const turns = (count: number, available: number): number[] => Array.from({ length: count }, () => serve(available, 1).length)
   turns(400, 8)
+  // Too few epochs for a trial: only choices that take turns anew make batches of other sizes.
   const tried = new Set(turns(200, 32))
   assert.ok(tried.size >= 3, `batches of ${[...tried]}`)
 })
