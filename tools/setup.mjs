@@ -10,8 +10,9 @@ if (process.platform !== 'linux') fail(`node-vmm runs on Linux: this is ${proces
 
 if (!installed()) step('install', '--frozen-lockfile')
 const stale = packages().filter((dir) => !built(dir))
-// Declarations are made from the built ones of the packages below: pnpm builds these first.
-if (stale.length > 0) step('-r', ...stale.map((dir) => `--filter=./packages/${dir}`), 'run', 'build')
+// Declarations are made from the built ones of the packages below: pnpm builds these first. And what uses a package may have
+// its constants, as numbers.
+if (stale.length > 0) step('-r', ...stale.map((dir) => `--filter=...{packages/${dir}}`), 'run', 'build')
 
 function fail (message) {
   console.error(message)

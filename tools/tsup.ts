@@ -1,4 +1,5 @@
 import type { Options } from 'tsup'
+import { constants } from './constants.ts'
 
 /** The build of every package: ES modules for Node, declarations, source maps. */
 export function library (entry: string[]): Options {
@@ -11,6 +12,9 @@ export function library (entry: string[]): Options {
     target: 'node20',
     platform: 'node',
     splitting: true,
-    removeNodeProtocol: false
+    removeNodeProtocol: false,
+    esbuildPlugins: [constants(entry)],
+    // A package has its sources beside: maps need no copy of what was built instead of them.
+    esbuildOptions (options) { options.sourcesContent = false }
   }
 }

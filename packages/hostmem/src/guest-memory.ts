@@ -19,6 +19,8 @@ export const WINDOW_BYTES = 0x40000000
 /** Each window shows this much of the next one too, so that no scalar access meets a border. */
 const WINDOW_OVERLAP = 0x10000
 
+const NO_WINDOW = new DataView(new ArrayBuffer(0))
+
 interface MappedRegion extends GuestRegion {
   readonly mapping: Mapping
 }
@@ -46,10 +48,20 @@ export class GuestMemory {
   /** 1 for each region that may be written. */
   readonly writable: Uint8Array
 
+  /** Of the window that `windowAt` returned last: where in it the address stands. */
+  windowOffset = 0
+  /** The bytes of that window. */
+  windowBytes = 0
+
   readonly #mappings: readonly Mapping[]
   readonly #windows: (DataView | undefined)[] = []
   readonly #firstWindow: Uint32Array
   readonly #address = new Float64Array(1)
+  // What was found last is tried first, for most of what is looked up lies side by side: the region; and the window, with
+  // the guest address that it begins at, and its bytes.
+  #lastRegion = 0
+  #lastWindow: DataView = NO_WINDOW
+  readonly #lastSpan = Float64Array.of(0, 0)
   #holders = 1
 
   private constructor (regions: readonly GuestRegion[], mappings: readonly Mapping[]) {
@@ -163,6 +175,7 @@ export class GuestMemory {
     if (this.#holders === 0) throw new GuestMemoryError('ERR_RELEASED', 'this map of guest memory was released already')
     if (--this.#holders > 0) return
     this.#windows.length = 0
+    this.#lastSpan[1] = 0
     for (const mapping of this.#mappings) mapping.release()
   }
 
@@ -179,14 +192,17 @@ export class GuestMemory {
 
   /** `find` of `addresses[index]`, for hot paths: an address above 2^31 that is an argument may cost an object. */
   findAt (addresses: Float64Array, index: number): number {
+    const { starts, ends } = this
     const address = addresses[index]!
+    const last = this.#lastRegion
+    if (address >= starts[last]! && address < ends[last]!) return last
     let low = 0
-    let high = this.starts.length - 1
+    let high = starts.length - 1
     while (low <= high) {
       const middle = (low + high) >>> 1
-      if (address < this.starts[middle]!) high = middle - 1
-      else if (address >= this.ends[middle]!) low = middle + 1
-      else return middle
+      if (address < starts[middle]!) high = middle - 1
+      else if (address >= ends[middle]!) low = middle + 1
+      else return (this.#lastRegion = middle)
     }
     return -1
   }
@@ -223,20 +239,36 @@ export class GuestMemory {
     return region.guestAddress + (userAddress - region.userAddress)
   }
 
-  /**
-   * The window on a guest address that `find` saw in `region`; the address stands at `address - starts[region]` modulo
-   * `WINDOW_BYTES` in it, with 64 KiB behind it where the region has as much.
-   */
-  window (region: number, address: number): DataView {
+  /** `windowAt` of one address. */
+  window (address: number): DataView | undefined {
     this.#address[0] = address
-    return this.windowAt(region, this.#address, 0)
+    return this.windowAt(this.#address, 0)
   }
 
-  /** `window` of `addresses[index]`, for hot paths: see `findAt`. */
-  windowAt (region: number, addresses: Float64Array, at: number): DataView {
-    const offset = addresses[at]! - this.starts[region]!
-    const index = this.#firstWindow[region]! + (offset / WINDOW_BYTES | 0)
-    return this.#windows[index] ?? this.#openWindow(region, index)
+  /**
+   * The window on the guest address `addresses[index]`, which stands at `windowOffset` in it, with 64 KiB behind it where the
+   * region has as much; undefined where no region has it. For hot paths: see `findAt`.
+   */
+  windowAt (addresses: Float64Array, index: number): DataView | undefined {
+    const offset = addresses[index]! - this.#lastSpan[0]!
+    if (!(offset >= 0 && offset < this.#lastSpan[1]!)) return this.#findWindow(addresses, index)
+    this.windowOffset = offset | 0
+    return this.#lastWindow
+  }
+
+  #findWindow (addresses: Float64Array, index: number): DataView | undefined {
+    const region = this.findAt(addresses, index)
+    if (region < 0) return undefined
+    const start = this.starts[region]!
+    const offset = addresses[index]! - start
+    const number = offset / WINDOW_BYTES | 0
+    const window = this.#windows[this.#firstWindow[region]! + number] ?? this.#openWindow(region, this.#firstWindow[region]! + number)
+    this.#lastWindow = window
+    this.windowBytes = window.byteLength
+    this.#lastSpan[0] = start + number * WINDOW_BYTES
+    this.#lastSpan[1] = Math.min(this.windowBytes, WINDOW_BYTES)
+    this.windowOffset = offset & (WINDOW_BYTES - 1)
+    return window
   }
 
   #openWindow (region: number, index: number): DataView {
@@ -279,21 +311,21 @@ export class GuestMemory {
   // Scalars are little-endian, as virtio 1.x is, and lie in one region.
 
   /** Reads a byte. @throws GuestMemoryError ERR_ACCESS */
-  getUint8 (address: number): number { return this.#scalar(address, 1, false).getUint8(this.#at) }
+  getUint8 (address: number): number { return this.#scalar(address, 1, false).getUint8(this.windowOffset) }
   /** Reads 16 bits, little-endian, in one region. @throws GuestMemoryError ERR_ACCESS */
-  getUint16 (address: number): number { return this.#scalar(address, 2, false).getUint16(this.#at, true) }
+  getUint16 (address: number): number { return this.#scalar(address, 2, false).getUint16(this.windowOffset, true) }
   /** Reads 32 bits, little-endian, in one region. @throws GuestMemoryError ERR_ACCESS */
-  getUint32 (address: number): number { return this.#scalar(address, 4, false).getUint32(this.#at, true) }
+  getUint32 (address: number): number { return this.#scalar(address, 4, false).getUint32(this.windowOffset, true) }
   /** Reads 64 bits, little-endian, in one region. @throws GuestMemoryError ERR_ACCESS */
-  getUint64 (address: number): bigint { return this.#scalar(address, 8, false).getBigUint64(this.#at, true) }
+  getUint64 (address: number): bigint { return this.#scalar(address, 8, false).getBigUint64(this.windowOffset, true) }
   /** Writes a byte. @throws GuestMemoryError ERR_ACCESS */
-  setUint8 (address: number, value: number): void { this.#scalar(address, 1, true).setUint8(this.#at, value) }
+  setUint8 (address: number, value: number): void { this.#scalar(address, 1, true).setUint8(this.windowOffset, value) }
   /** Writes 16 bits, little-endian, in one region. @throws GuestMemoryError ERR_ACCESS */
-  setUint16 (address: number, value: number): void { this.#scalar(address, 2, true).setUint16(this.#at, value, true) }
+  setUint16 (address: number, value: number): void { this.#scalar(address, 2, true).setUint16(this.windowOffset, value, true) }
   /** Writes 32 bits, little-endian, in one region. @throws GuestMemoryError ERR_ACCESS */
-  setUint32 (address: number, value: number): void { this.#scalar(address, 4, true).setUint32(this.#at, value, true) }
+  setUint32 (address: number, value: number): void { this.#scalar(address, 4, true).setUint32(this.windowOffset, value, true) }
   /** Writes 64 bits, little-endian, in one region. @throws GuestMemoryError ERR_ACCESS */
-  setUint64 (address: number, value: bigint): void { this.#scalar(address, 8, true).setBigUint64(this.#at, value, true) }
+  setUint64 (address: number, value: bigint): void { this.#scalar(address, 8, true).setBigUint64(this.windowOffset, value, true) }
 
   /** Reads 16 bits in one indivisible, sequentially consistent access. @throws GuestMemoryError ERR_ACCESS outside memory, or at an odd host address */
   loadUint16 (address: number): number {
@@ -305,21 +337,18 @@ export class GuestMemory {
     Atomics.store(this.#word(address, true), 0, value)
   }
 
-  #at = 0
-
   #scalar (address: number, length: number, write: boolean): DataView {
     const region = this.find(address)
     if (region < 0 || length > this.ends[region]! - address || (write && this.writable[region] === 0)) {
       throw outside(write ? 'write' : 'read', address, length)
     }
-    this.#at = (address - this.starts[region]!) % WINDOW_BYTES
-    return this.window(region, address)
+    return this.windowAt(this.#address, 0)!
   }
 
   #word (address: number, write: boolean): Uint16Array {
     const view = this.#scalar(address, 2, write)
-    if (this.#at % 2 !== 0) throw new GuestMemoryError('ERR_ACCESS', `0x${address.toString(16)} is odd: 16-bit atomics are aligned`)
-    return new Uint16Array(view.buffer, this.#at, 1)
+    if (this.windowOffset % 2 !== 0) throw new GuestMemoryError('ERR_ACCESS', `0x${address.toString(16)} is odd: 16-bit atomics are aligned`)
+    return new Uint16Array(view.buffer, this.windowOffset, 1)
   }
 
   #mapped (): MappedRegion[] {

@@ -14,8 +14,8 @@ import { WriteTurns } from './write-turns.ts'
 // - A request completes once, and completes whole or failed: what the kernel left undone is queued again.
 // - An id is free before its callback runs, so that the callback can use it at once.
 // - Zeroes that the file system cannot make are written, piece after piece: the request is then a write whose segment
-//   is the current piece and whose `length` is what comes after it. Any other write has the length 0.
-// - With a buffered descriptor, a write has its turn (`#turn`) from before the engine gets it until the engine's
+//   is the current piece and whose `length` is what comes after it. The `length` of other transfers means nothing.
+// - With a buffered descriptor, a write has its turn (a bit of `#special`) from before the engine gets it until the engine's
 //   completion.
 
 const DEPTH_MAX = 32768
@@ -25,10 +25,16 @@ const CLOSE_TIMEOUT = 5000
 /** Bytes of zeroes that one write takes. All of them are the kernel's one page of zeroes: the memory is never written. */
 const ZEROES_BYTES = 1 << 20
 
-/** `#turn` of a request that is no write under way. */
-const NO_TURN = 0
-const DIRECT_TURN = 1
-const BUFFERED_TURN = 2
+// Bits of `#special`: most requests have none.
+/** A part of it is done: `#moved` says how much. */
+const CONTINUED = 1
+/** It discards or writes zeroes, perhaps by writing them. */
+const RANGE = 2
+/** The last write moved nothing. */
+const STUCK = 4
+/** It has its turn among direct writes, or among buffered ones. */
+const DIRECT_TURN = 8
+const BUFFERED_TURN = 16
 
 /** What a queue is made of. */
 export interface IoQueueOptions {
@@ -131,9 +137,12 @@ export class IoQueue {
   readonly #refused = new Set<number>()
   /** Asked for when it first matters. */
   #blockDevice: boolean | undefined
-  /** With a buffered descriptor: who may write now, and the turn of each request, by id. */
+  /** With a buffered descriptor: who may write now. */
   readonly #turns: WriteTurns | undefined
-  readonly #turn: Uint8Array
+  /** By id: what makes it more than a transfer that was asked for once, and done. */
+  readonly #special: Uint8Array
+  /** By id: bytes that were moved before, of a request that is continued. */
+  readonly #moved: Float64Array
   readonly #one: NativeMemory
   readonly #oneAddress: number
   readonly #pending: Uint16Array
@@ -181,7 +190,8 @@ export class IoQueue {
     this.flags = this.#table.flags
     this.#buffered = bufferedFd !== undefined
     this.#turns = bufferedFd === undefined ? undefined : new WriteTurns(options.writeTurns ?? WriteTurns.allocate())
-    this.#turn = new Uint8Array(depth)
+    this.#special = new Uint8Array(depth)
+    this.#moved = new Float64Array(depth)
     this.#pending = new Uint16Array(2 * depth)
     this.#sink = (id, result) => this.#completed(id, result)
     this.#oneAddress = this.#one.address
@@ -222,7 +232,7 @@ export class IoQueue {
    */
   prepare (id: number, count: number): number {
     this.#checkFree(id)
-    checkInteger('the number of segments', count, 1, this.segmentsMax)
+    if (!(count >= 1 && count <= this.segmentsMax && Number.isInteger(count))) checkInteger('the number of segments', count, 1, this.segmentsMax)
     return this.#table.prepare(id, count)
   }
 
@@ -248,7 +258,7 @@ export class IoQueue {
    */
   flush (id: number): void {
     this.#checkFree(id)
-    this.#table.remaining[id] = this.#table.total[id] = this.#table.count[id] = 0
+    this.#table.remaining[id] = this.#table.count[id] = 0
     this.#queue(id, FLUSH)
   }
 
@@ -382,9 +392,7 @@ export class IoQueue {
     let total = 0
     for (let length = word + 2; length < word + count * IOVEC_WORDS; length += IOVEC_WORDS) total += iovecs[length]!
     table.count[id] = count
-    table.remaining[id] = table.total[id] = total
-    table.length[id] = 0
-    table.stuck[id] = 0
+    table.remaining[id] = total
     this.#queue(id, kind)
   }
 
@@ -397,7 +405,8 @@ export class IoQueue {
     if (!Number.isSafeInteger(offset) || offset < 0 || !Number.isSafeInteger(length) || length < 0 || !Number.isSafeInteger(offset + length)) {
       throw new RangeError(`a range has an offset, a length and an end of 0 to 2^53 - 1: not ${length} bytes at ${offset}`)
     }
-    table.remaining[id] = table.total[id] = table.count[id] = 0
+    table.remaining[id] = table.count[id] = 0
+    this.#special[id] = RANGE
     this.#inFlight++
     if (length > 0) return true
     table.kind[id] = DISCARD
@@ -438,7 +447,7 @@ export class IoQueue {
     table.kind[id] = WRITE
     table.length[id]! -= piece
     table.remaining[id] = piece
-    table.stuck[id] = 0
+    this.#special[id]! &= ~STUCK
     this.#append(id)
   }
 
@@ -477,10 +486,10 @@ export class IoQueue {
     const table = this.#table
     for (let index = this.#from; index < this.#to; index++) {
       const id = this.#pending[index]!
-      if (table.kind[id] !== WRITE || this.#turn[id] !== NO_TURN) continue
+      if (table.kind[id] !== WRITE || (this.#special[id]! & (DIRECT_TURN | BUFFERED_TURN)) !== 0) continue
       const buffered = (table.flags[id]! & REQUEST_BUFFERED) !== 0
       if (!turns.enter(buffered)) return index - this.#from
-      this.#turn[id] = buffered ? BUFFERED_TURN : DIRECT_TURN
+      this.#special[id]! |= buffered ? BUFFERED_TURN : DIRECT_TURN
     }
     return this.#to - this.#from
   }
@@ -502,25 +511,35 @@ export class IoQueue {
 
   #completed (id: number, result: number): void {
     const table = this.#table
-    if (this.#turn[id] !== NO_TURN) this.#giveTurnBack(id)
+    if (result === table.remaining[id] && this.#special[id] === 0) this.#complete(id, result)
+    else this.#completedOtherwise(id, result)
+  }
+
+  /** A request that is special, or was not done as it was asked for. */
+  #completedOtherwise (id: number, result: number): void {
+    const table = this.#table
+    this.#giveTurnBack(id)
     if (result === table.remaining[id]) this.#whole(id)
     else if (result > 0) this.#continue(id, result)
     else if (result === -errno.EINTR || result === -errno.EAGAIN) this.#again(id)
     else if (result < 0) this.#fail(id, result)
     else if (table.kind[id] === READ) this.#zeroRest(id)
-    else if (table.stuck[id] === 0) this.#tryOnce(id)
-    else this.#complete(id, -errno.ENOSPC)
+    else if ((this.#special[id]! & STUCK) === 0) this.#tryOnce(id)
+    else this.#end(id, -errno.ENOSPC)
   }
 
   #giveTurnBack (id: number): void {
-    this.#turns!.leave(this.#turn[id] === BUFFERED_TURN)
-    this.#turn[id] = NO_TURN
+    const turn = this.#special[id]! & (DIRECT_TURN | BUFFERED_TURN)
+    if (turn === 0) return
+    this.#turns!.leave(turn === BUFFERED_TURN)
+    this.#special[id]! &= ~turn
   }
 
   /** All that the engine was given is done: the request too, unless it goes on. */
   #whole (id: number): void {
     const table = this.#table
-    if (table.kind[id] === WRITE && table.length[id]! > 0) {
+    const isRange = (this.#special[id]! & RANGE) !== 0
+    if (isRange && table.kind[id] === WRITE && table.length[id]! > 0) {
       table.offset[id]! += table.remaining[id]!
       this.#writeZeroPiece(id)
       this.#continues = true
@@ -529,8 +548,14 @@ export class IoQueue {
       table.kind[id] = FLUSH
       this.#again(id)
     } else {
-      this.#complete(id, table.total[id]!)
+      this.#end(id, isRange ? 0 : this.#moved[id]! + table.remaining[id]!)
     }
+  }
+
+  /** Completes a request that was special, or failed. */
+  #end (id: number, result: number): void {
+    this.#special[id] = this.#moved[id] = 0
+    this.#complete(id, result)
   }
 
   #complete (id: number, result: number): void {
@@ -541,13 +566,19 @@ export class IoQueue {
   }
 
   #continue (id: number, moved: number): void {
-    this.#table.stuck[id] = 0
-    this.#table.advance(id, moved)
+    this.#special[id]! &= ~STUCK
+    this.#advance(id, moved)
     this.#again(id)
   }
 
+  #advance (id: number, moved: number): void {
+    this.#table.advance(id, moved)
+    this.#moved[id]! += moved
+    this.#special[id]! |= CONTINUED
+  }
+
   #tryOnce (id: number): void {
-    this.#table.stuck[id] = 1
+    this.#special[id]! |= STUCK
     this.#again(id)
   }
 
@@ -561,13 +592,13 @@ export class IoQueue {
     const kind = table.kind[id]
     if (kind === DISCARD || kind === WRITE_ZEROES) this.#failRange(id, kind, result)
     else if (result === -errno.EINVAL && kind !== FLUSH) this.#failInvalid(id)
-    else this.#complete(id, result)
+    else this.#end(id, result)
   }
 
   /** EINVAL: O_DIRECT cannot take it, or the rest of it after a short transfer. */
   #failInvalid (id: number): void {
     const table = this.#table
-    const began = table.remaining[id]! < table.total[id]!
+    const began = (this.#special[id]! & CONTINUED) !== 0
     if (this.#buffered && (table.flags[id]! & REQUEST_BUFFERED) === 0) {
       table.flags[id]! |= REQUEST_BUFFERED
       this.#again(id)
@@ -575,7 +606,7 @@ export class IoQueue {
       // A read that met an end off the block boundary cannot go on from there to be told so.
       this.#zeroRest(id)
     } else {
-      this.#complete(id, -errno.EINVAL)
+      this.#end(id, -errno.EINVAL)
     }
   }
 
@@ -584,9 +615,9 @@ export class IoQueue {
     const unknown = result === -errno.EOPNOTSUPP || result === -errno.ENOSYS || result === -errno.ENOTTY
     if (unknown && method !== NO_METHOD) this.#refused.add(method)
     // EINVAL is about this range alone: a block device zeroes whole blocks only, and writes less.
-    else if (!unknown && (result !== -errno.EINVAL || kind === DISCARD)) return this.#complete(id, result)
+    else if (!unknown && (result !== -errno.EINVAL || kind === DISCARD)) return this.#end(id, result)
     const next = this.#methodAfter(kind, method)
-    if (next === NO_METHOD && kind === DISCARD) return this.#complete(id, -errno.EOPNOTSUPP)
+    if (next === NO_METHOD && kind === DISCARD) return this.#end(id, -errno.EOPNOTSUPP)
     this.#startRange(id, kind, next)
     this.#continues = true
   }
@@ -601,10 +632,10 @@ export class IoQueue {
     while (table.remaining[id]! > 0) {
       this.#ownSystemCalls++
       const result = preadv(this.#zeroes, table.address + table.first[id]! * 4, table.count[id]!, 0)
-      if (result > 0) table.advance(id, result)
-      else if (result !== -errno.EINTR) return this.#complete(id, result < 0 ? result : -errno.EIO)
+      if (result > 0) this.#advance(id, result)
+      else if (result !== -errno.EINTR) return this.#end(id, result < 0 ? result : -errno.EIO)
     }
-    this.#complete(id, table.total[id]!)
+    this.#end(id, this.#moved[id]! + table.remaining[id]!)
   }
 
   #fillSegments (id: number, segments: readonly Segment[], offset: number): void {

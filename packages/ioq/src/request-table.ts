@@ -33,7 +33,8 @@ export const IOVEC_BYTES = 16
 export const IOVEC_WORDS = 4
 /** Requests of up to this many segments have their iovecs side by side, so that common ones share few cache lines. */
 const INLINE_SEGMENTS = 8
-const INLINE_WORDS = INLINE_SEGMENTS * IOVEC_WORDS
+/** Words of their iovecs. */
+const INLINE_WORDS = 32
 
 /**
  * The requests of a queue as a structure of arrays, indexed by request id. The iovecs are native memory that the
@@ -48,7 +49,7 @@ export class RequestTable {
   readonly kind: Uint8Array
   /** Where in the file the rest of the request starts: a byte offset. */
   readonly offset: Float64Array
-  /** Bytes to discard or to zero; in a write, those that it has to zero after its segments. */
+  /** Bytes to discard or to zero. What it says of a read or a write is not an engine's concern. */
   readonly length: Float64Array
   /** `REQUEST_*` bits. */
   readonly flags: Uint8Array
@@ -60,10 +61,6 @@ export class RequestTable {
   readonly count: Uint16Array
   /** Bytes of the segments that are left. */
   readonly remaining: Float64Array
-  /** What the whole request completes with: the bytes of all its segments. */
-  readonly total: Float64Array
-  /** The last write moved nothing. */
-  readonly stuck: Uint8Array
   /** How many requests ended without the kernel's completion ring: see `finish`. */
   finishedCount = 0
   /** These, as a ring: every request is there once at most, so it is never full. */
@@ -89,8 +86,6 @@ export class RequestTable {
     this.first = new Uint32Array(depth)
     this.count = new Uint16Array(depth)
     this.remaining = new Float64Array(depth)
-    this.total = new Float64Array(depth)
-    this.stuck = new Uint8Array(depth)
     this.#finishedIds = new Uint16Array(depth)
     this.#finishedResults = new Int32Array(depth)
     this.#spillStart = depth * INLINE_WORDS
@@ -121,7 +116,6 @@ export class RequestTable {
   free (id: number): void {
     this.kind[id] = FREE
     this.count[id] = 0
-    this.length[id] = 0
     this.flags[id] = 0
   }
 

@@ -1,5 +1,5 @@
 import { EventNotifier } from '@node-vmm/event-poll'
-import { type DirtyLog, type GuestMemory, WINDOW_BYTES } from '@node-vmm/hostmem'
+import type { DirtyLog, GuestMemory } from '@node-vmm/hostmem'
 import { IoQueue, REQUEST_BUFFERED, REQUEST_DURABLE } from '@node-vmm/ioq'
 import { errno } from '@node-vmm/libc'
 import { CHAIN_DESCRIPTORS_MAX, DescriptorChain, type Virtqueue, type VringFault } from '@node-vmm/vring'
@@ -28,11 +28,16 @@ import type { TraceWriter } from './trace-ring.ts'
 //   one batch of several.
 // - A batch is counted in by the gate before it is popped: whoever drains sees all of it or nothing.
 
-const WINDOW_MASK = WINDOW_BYTES - 1
 /** Batches on end before other queues and commands have their turn: a guest that never stops must not keep the thread. */
 const BATCHES_MAX = 8
-/** Sectors are numbers, exact below 2^53: no disk is larger. */
-const SECTOR_HIGH_MAX = 0x1fffff
+/** Of a sector's upper half: sectors are numbers, exact below 2^53, and no disk is larger. */
+const SECTOR_HIGH_BITS = 0x1fffff
+
+// What a request in flight does.
+const FROM_GUEST = 0
+const TO_GUEST = 1
+const NO_DATA = 2
+const RANGES = 3
 
 /** What a queue works with. */
 export interface BlockQueueInit {
@@ -95,11 +100,11 @@ export class BlockQueue {
   /** With a log only, by head: guest address and length of each segment that the device may write. */
   readonly #writable: number[][] = []
 
-  // Of each request in flight, by head: where its status byte is, how many bytes it moves, and whether to the guest.
+  // Of each request in flight, by head: where its status byte is, how many bytes it moves, and what it does with them.
   readonly #statusWindow: DataView[]
   readonly #statusOffset: Int32Array
   readonly #bytes: Float64Array
-  readonly #toGuest: Uint8Array
+  readonly #does: Uint8Array
 
   constructor (init: BlockQueueInit) {
     const { index, memory, vring, disk, engine, gate, counters, call, onFault, trace, log, alwaysWriteThrough } = init
@@ -121,7 +126,7 @@ export class BlockQueue {
     this.#statusWindow = new Array(vring.size).fill(nowhere)
     this.#statusOffset = new Int32Array(vring.size)
     this.#bytes = new Float64Array(vring.size)
-    this.#toGuest = new Uint8Array(vring.size)
+    this.#does = new Uint8Array(vring.size)
     this.ioq = new IoQueue({
       fd: disk.fd,
       bufferedFd: disk.bufferedFd,
@@ -240,9 +245,10 @@ export class BlockQueue {
 
     const header = this.#header(chain)
     const at = this.#headerOffset
-    const type = (header.getUint32(at, true) & ~VIRTIO_BLK_T_BARRIER) >>> 0
-    const sectorLow = header.getUint32(at + 8, true)
-    const sectorHigh = header.getUint32(at + 12, true)
+    const type = header.getInt32(at, true) & ~VIRTIO_BLK_T_BARRIER
+    // Signed: above 2^31 they would be objects when passed on.
+    const sectorLow = header.getInt32(at + 8, true)
+    const sectorHigh = header.getInt32(at + 12, true)
 
     switch (type) {
       case VIRTIO_BLK_T_IN:
@@ -251,8 +257,7 @@ export class BlockQueue {
         if (this.#disk.readOnly) return this.#finish(head, VIRTIO_BLK_S_IOERR, 1)
         return this.#transfer(chain, sectorLow, sectorHigh, false)
       case VIRTIO_BLK_T_FLUSH:
-        this.#bytes[head] = 0
-        this.#toGuest[head] = 0
+        this.#does[head] = NO_DATA
         this.ioq.flush(head)
         this.#submitted++
         return undefined
@@ -264,8 +269,7 @@ export class BlockQueue {
       case VIRTIO_BLK_T_WRITE_ZEROES: {
         const status = this.#ranges.take(chain, type, this.#isWriteThrough())
         if (status !== IN_FLIGHT) return this.#finish(head, status, 1)
-        this.#bytes[head] = 0
-        this.#toGuest[head] = 0
+        this.#does[head] = RANGES
         this.#submitted++
         return undefined
       }
@@ -277,11 +281,12 @@ export class BlockQueue {
   /** The last byte that the device may write is the status, however the chain is framed (virtio 1.2, 2.7.4, 5.2.6). */
   #locateStatus (chain: DescriptorChain): void {
     const { head, memory } = chain
-    const last = chain.readableCount + chain.writableCount - 1
-    const region = chain.region[last]!
+    const last = chain.count - 1
     this.#address[0] = chain.guestAddress[last]! + chain.length[last]! - 1
-    this.#statusWindow[head] = memory.windowAt(region, this.#address, 0)
-    this.#statusOffset[head] = (this.#address[0]! - memory.starts[region]!) & WINDOW_MASK
+    const window = memory.windowAt(this.#address, 0)!
+    // It hardly ever changes: to look is less than to store an object.
+    if (this.#statusWindow[head] !== window) this.#statusWindow[head] = window
+    this.#statusOffset[head] = memory.windowOffset
   }
 
   /** One address: as an argument it would be an object. */
@@ -298,17 +303,17 @@ export class BlockQueue {
       this.#headerOffset = 0
       return this.#scratchView
     }
-    const region = chain.region[0]!
-    this.#headerOffset = (chain.guestAddress[0]! - chain.memory.starts[region]!) & WINDOW_MASK
-    return chain.memory.windowAt(region, chain.guestAddress, 0)
+    const window = chain.memory.windowAt(chain.guestAddress, 0)!
+    this.#headerOffset = chain.memory.windowOffset
+    return window
   }
 
   #transfer (chain: DescriptorChain, sectorLow: number, sectorHigh: number, toGuest: boolean): void {
     const { head } = chain
     const bytes = toGuest ? chain.writableBytes - 1 : chain.readableBytes - VIRTIO_BLK_HEADER_BYTES
-    const sector = sectorHigh * 0x100000000 + sectorLow
+    const sector = sectorHigh * 0x100000000 + (sectorLow >>> 0)
     const { sectors } = this.#disk
-    if (sectorHigh > SECTOR_HIGH_MAX || bytes % SECTOR_BYTES !== 0 || sector > sectors || bytes / SECTOR_BYTES > sectors - sector) {
+    if ((sectorHigh & ~SECTOR_HIGH_BITS) !== 0 || bytes % SECTOR_BYTES !== 0 || sector > sectors || bytes / SECTOR_BYTES > sectors - sector) {
       return this.#finish(head, VIRTIO_BLK_S_IOERR, 1)
     }
     if (bytes === 0) return this.#finish(head, VIRTIO_BLK_S_OK, 1)
@@ -320,9 +325,9 @@ export class BlockQueue {
     if (count > CHAIN_DESCRIPTORS_MAX) return this.#finish(head, VIRTIO_BLK_S_IOERR, 1)
     const filled = this.#fillSegments(chain, first, ioq.prepare(head, count), skip, bytes)
     this.#bytes[head] = bytes
-    this.#toGuest[head] = Number(toGuest)
+    this.#does[head] = toGuest ? TO_GUEST : FROM_GUEST
     ioq.offset[head] = sector * SECTOR_BYTES
-    if (this.#misaligned !== 0 || (ioq.offset[head]! & this.#offsetMask) !== 0) ioq.flags[head]! |= REQUEST_BUFFERED
+    if (this.#misaligned !== 0 || (sectorLow * SECTOR_BYTES & this.#offsetMask) !== 0) ioq.flags[head]! |= REQUEST_BUFFERED
     if (toGuest) {
       ioq.read(head, filled)
     } else {
@@ -370,16 +375,16 @@ export class BlockQueue {
   #complete (head: number, result: number): void {
     // It comes too late: what the guest has there now may be another's.
     if (this.#gate.isGivenUp) return
-    if (this.#ranges.next(head, result)) return this.ioq.submit()
+    const does = this.#does[head]
+    if (does === RANGES && this.#ranges.next(head, result)) return this.ioq.submit()
     if (this.#completed++ === 0) this.#lookAtClock()
-    if (result >= 0) {
-      const bytes = this.#bytes[head]!
-      const toGuest = this.#toGuest[head] === 1
-      this.#counters[toGuest ? BYTES_READ : BYTES_WRITTEN]! += bytes
-      this.#finish(head, VIRTIO_BLK_S_OK, toGuest ? bytes + 1 : 1, result)
-    } else {
-      this.#finish(head, result === -errno.EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR, 1, result)
+    if (result < 0) return this.#finish(head, result === -errno.EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR, 1, result)
+    if (does === TO_GUEST) {
+      this.#counters[BYTES_READ]! += this.#bytes[head]!
+      return this.#finish(head, VIRTIO_BLK_S_OK, this.#bytes[head]! + 1, result)
     }
+    if (does === FROM_GUEST) this.#counters[BYTES_WRITTEN]! += this.#bytes[head]!
+    this.#finish(head, VIRTIO_BLK_S_OK, 1, result)
   }
 
   /** Writes the status and gives the chain back; `written` are the bytes that the guest finds changed, the status with them. */
@@ -388,7 +393,6 @@ export class BlockQueue {
     if (this.#log !== undefined) this.#markWritten(this.#log, head)
     this.#vring.push(head, written)
     this.#finished++
-    this.#counters[REQUESTS]!++
     if (status !== VIRTIO_BLK_S_OK) this.#counters[ERRORS]!++
     if (this.#measures) this.#latency.end(head, this.#now)
     if (this.trace !== undefined) this.trace.completeRequest(this.#now, this.index, head, result)
@@ -397,6 +401,7 @@ export class BlockQueue {
   /** Shows the guest what was finished, and interrupts it if it wants that. */
   #interrupt (): void {
     if (this.#finished === 0 || this.#gate.isGivenUp) return
+    this.#counters[REQUESTS]! += this.#finished
     this.#finished = 0
     this.#vring.publish()
     if (!this.#vring.shouldNotify() || this.call === undefined) return

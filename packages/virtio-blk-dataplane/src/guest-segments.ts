@@ -33,9 +33,10 @@ export class GuestSegments {
     if (index < 0) return void segments.push(this.#zeroesOf(length))
     const { hostAddress: start, guestAddress } = regions[index]!
     for (let at = hostAddress - start, end = at + length; at < end;) {
-      const window = this.#memory.window(index, guestAddress + at)
-      const here = Math.min(end - at, WINDOW_BYTES - at % WINDOW_BYTES)
-      segments.push(new Uint8Array(window.buffer, window.byteOffset + at % WINDOW_BYTES, here))
+      const window = this.#memory.window(guestAddress + at)!
+      const { windowOffset } = this.#memory
+      const here = Math.min(end - at, WINDOW_BYTES - windowOffset)
+      segments.push(new Uint8Array(window.buffer, window.byteOffset + windowOffset, here))
       at += here
     }
   }

@@ -1,4 +1,4 @@
-import { type GuestMemory, WINDOW_BYTES } from '@node-vmm/hostmem'
+import type { GuestMemory } from '@node-vmm/hostmem'
 import { addressOf } from './address.ts'
 import { CHAIN_DESCRIPTORS_MAX, type DescriptorChain } from './descriptor-chain.ts'
 import type { VringFault, VringFaultCode } from './errors.ts'
@@ -23,14 +23,10 @@ export class ChainBuilder {
 
   /** Adds one descriptor's buffer; address and length as signed 32-bit words. @returns false when it broke the ring */
   append (chain: DescriptorChain, low: number, high: number, length: number, flags: number): boolean {
-    const { head } = chain
     const failure = chain.append(low, high, length, (flags & VIRTQ_DESC_F_WRITE) !== 0)
-    if (failure !== undefined) {
-      return this.refuse(failure, `the chain of head ${head}: ${failure.replaceAll('-', ' ')}, ${length >>> 0} bytes at 0x${addressOf(low, high).toString(16)}`, head)
-    }
-    // What a used element's length cannot say (2.7.5).
-    if (chain.readableBytes + chain.writableBytes > 0xffffffff) return this.refuse('chain-too-long', `the chain of head ${head} has 2^32 bytes or more`, head)
-    return true
+    if (failure === undefined) return true
+    const { head } = chain
+    return this.refuse(failure, `the chain of head ${head}: ${failure.replaceAll('-', ' ')}, ${length >>> 0} bytes at 0x${addressOf(low, high).toString(16)}`, head)
   }
 
   /**
@@ -49,26 +45,21 @@ export class ChainBuilder {
       return this.refuse('indirect-length', `an indirect table of ${bytes} bytes: wanted are 1 to ${CHAIN_DESCRIPTORS_MAX} descriptors of 16`, head)
     }
     const count = bytes / VIRTQ_DESC_BYTES
-    const address = addressOf(low, high)
-    this.#tableAddress[0] = address
-    const region = memory.findAt(this.#tableAddress, 0)
-    if (region < 0) return this.refuse('address-unmapped', 'an indirect table outside guest memory', head)
-    if (bytes <= memory.ends[region]! - address) {
-      // One region: the window shows the whole table, since it overlaps the next by more than the longest one.
-      const window = memory.windowAt(region, this.#tableAddress, 0)
-      return this.#walkTable(chain, window, (address - memory.starts[region]!) & (WINDOW_BYTES - 1), count, linked)
-    }
+    this.#tableAddress[0] = addressOf(low, high)
+    const window = memory.windowAt(this.#tableAddress, 0)
+    if (window === undefined) return this.refuse('address-unmapped', 'an indirect table outside guest memory', head)
+    // The window shows all of a table that lies in one region, since it overlaps the next by more than the longest one.
+    if (memory.windowOffset + bytes <= memory.windowBytes) return this.#walkTable(chain, window, memory.windowOffset, count, linked)
+    const address = this.#tableAddress[0]!
     if (memory.slices(address, bytes, false) === undefined) return this.refuse('address-unmapped', 'an indirect table outside guest memory', head)
     return this.#walkTable(chain, new DataView(memory.read(address, bytes).buffer), 0, count, linked)
   }
 
   /** Has the processor fetch where a table begins; one that is nowhere is for `appendTable` to refuse. */
   touchTable (memory: GuestMemory, low: number, high: number): void {
-    const address = addressOf(low, high)
-    this.#tableAddress[0] = address
-    const region = memory.findAt(this.#tableAddress, 0)
-    if (region < 0) return
-    this.touched |= memory.windowAt(region, this.#tableAddress, 0).getInt8((address - memory.starts[region]!) & (WINDOW_BYTES - 1))
+    this.#tableAddress[0] = addressOf(low, high)
+    const window = memory.windowAt(this.#tableAddress, 0)
+    if (window !== undefined) this.touched |= window.getInt8(memory.windowOffset)
   }
 
   #walkTable (chain: DescriptorChain, table: DataView, start: number, count: number, linked: boolean): boolean {

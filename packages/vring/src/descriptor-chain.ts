@@ -1,10 +1,11 @@
-import { type GuestMemory, WINDOW_BYTES } from '@node-vmm/hostmem'
+import type { GuestMemory } from '@node-vmm/hostmem'
 import { addressOf } from './address.ts'
 
 /** The most descriptors that a chain may have, an indirect table's included: as many as one vectored I/O takes (IOV_MAX). */
 export const CHAIN_DESCRIPTORS_MAX = 1024
-// A descriptor that straddles regions becomes several segments: a little room for those.
-const SEGMENTS_MAX = CHAIN_DESCRIPTORS_MAX + 64
+/** As many, and a little room for descriptors that straddle regions and become several segments. */
+const SEGMENTS_MAX = 1088
+const BYTES_MAX = 0xffffffff
 
 /**
  * A chain of descriptors, copied out of the ring and checked: first the segments that the device reads, then those
@@ -17,14 +18,14 @@ export class DescriptorChain {
   memory: GuestMemory
   /** The index of the first descriptor: the chain's name until it is pushed back. */
   head = 0
-  /** Segments 0 to `readableCount - 1` are the device's to read. */
+  /** All segments. */
+  count = 0
+  /** Segments 0 to `readableCount - 1` are the device's to read; those behind them, to write. */
   readableCount = 0
-  /** The `writableCount` segments behind them are the device's to write. */
-  writableCount = 0
+  /** Bytes of all segments, below 2^32. */
+  bytes = 0
   /** Bytes of all readable segments. */
   readableBytes = 0
-  /** Bytes of all writable segments. */
-  writableBytes = 0
 
   /** Guest address of each segment. */
   readonly guestAddress = new Float64Array(SEGMENTS_MAX)
@@ -32,8 +33,6 @@ export class DescriptorChain {
   readonly hostAddress = new Float64Array(SEGMENTS_MAX)
   /** Bytes of each segment, at least 1. */
   readonly length = new Uint32Array(SEGMENTS_MAX)
-  /** Index of each segment's region in `memory.regions`. */
-  readonly region = new Uint16Array(SEGMENTS_MAX)
   readonly #position = new Float64Array(1)
 
   /** @param memory the map that the rings to pop from are in. */
@@ -41,13 +40,20 @@ export class DescriptorChain {
     this.memory = memory
   }
 
+  /** Segments behind the readable ones: the device's to write. */
+  get writableCount (): number {
+    return this.count - this.readableCount
+  }
+
+  /** Bytes of all writable segments. */
+  get writableBytes (): number {
+    return this.bytes - this.readableBytes
+  }
+
   /** Empties it for another pop. @internal */
   begin (head: number): void {
     this.head = head
-    this.readableCount = 0
-    this.writableCount = 0
-    this.readableBytes = 0
-    this.writableBytes = 0
+    this.count = this.readableCount = this.bytes = this.readableBytes = 0
   }
 
   /**
@@ -57,29 +63,49 @@ export class DescriptorChain {
    * @returns why it cannot be added, or undefined. @internal
    */
   append (low: number, high: number, length: number, write: boolean): 'readable-after-writable' | 'address-unmapped' | 'chain-too-long' | undefined {
-    if (!write && this.writableCount > 0) return 'readable-after-writable'
+    const { memory, count } = this
+    if (!write && this.readableCount !== count) return 'readable-after-writable'
+    if (length === 0) return undefined
+    // The most that a used element's length can say (2.7.5).
+    const total = this.bytes + (length >>> 0)
+    if (count === SEGMENTS_MAX || total > BYTES_MAX) return 'chain-too-long'
+    const address = addressOf(low, high)
+    this.guestAddress[count] = address
+    const region = memory.findAt(this.guestAddress, count)
+    if (region < 0 || (write && memory.writable[region] === 0)) return 'address-unmapped'
+    if (length >>> 0 > memory.ends[region]! - address) return this.#appendPieces(length, write)
+    this.hostAddress[count] = address + memory.hostOffsets[region]!
+    this.length[count] = length
+    this.#added(count + 1, total, write)
+    return undefined
+  }
+
+  /** Adds the range that begins at the next segment's address and goes on in another region. */
+  #appendPieces (length: number, write: boolean): 'address-unmapped' | 'chain-too-long' | undefined {
     const { memory } = this
-    const bytes = length >>> 0
-    let at = addressOf(low, high)
-    let left = bytes
-    while (left > 0) {
-      const index = this.readableCount + this.writableCount
-      if (index === SEGMENTS_MAX) return 'chain-too-long'
-      this.guestAddress[index] = at
-      const region = memory.findAt(this.guestAddress, index)
+    let { count } = this
+    let address = this.guestAddress[count]!
+    for (let left = length >>> 0; left > 0; count++) {
+      if (count === SEGMENTS_MAX) return 'chain-too-long'
+      this.guestAddress[count] = address
+      const region = memory.findAt(this.guestAddress, count)
       if (region < 0 || (write && memory.writable[region] === 0)) return 'address-unmapped'
-      const here = Math.min(left, memory.ends[region]! - at)
-      this.hostAddress[index] = at + memory.hostOffsets[region]!
-      this.length[index] = here
-      this.region[index] = region
-      if (write) this.writableCount++
-      else this.readableCount++
-      at += here
+      const here = Math.min(left, memory.ends[region]! - address)
+      this.hostAddress[count] = address + memory.hostOffsets[region]!
+      this.length[count] = here
+      address += here
       left -= here
     }
-    if (write) this.writableBytes += bytes
-    else this.readableBytes += bytes
+    this.#added(count, this.bytes + (length >>> 0), write)
     return undefined
+  }
+
+  #added (count: number, bytes: number, write: boolean): void {
+    this.count = count
+    this.bytes = bytes
+    if (write) return
+    this.readableCount = count
+    this.readableBytes = bytes
   }
 
   /**
@@ -109,12 +135,11 @@ export class DescriptorChain {
 
   /** Copies between a segment and `bytes[from]` on, up to `bytes[to]`, window by window. @returns where it ended */
   #copy (segment: number, bytes: Uint8Array, from: number, to: number, write: boolean): number {
-    const region = this.region[segment]!
     const end = Math.min(to, from + this.length[segment]!)
     this.#position[0] = this.guestAddress[segment]!
     for (let at = from; at < end;) {
-      const window = this.memory.windowAt(region, this.#position, 0)
-      const offset = (this.#position[0]! - this.memory.starts[region]!) & (WINDOW_BYTES - 1)
+      const window = this.memory.windowAt(this.#position, 0)!
+      const offset = this.memory.windowOffset
       const here = Math.min(end - at, window.byteLength - offset)
       for (let byte = 0; byte < here; byte++) {
         if (write) window.setUint8(offset + byte, bytes[at + byte]!)
