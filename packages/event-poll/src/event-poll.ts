@@ -1,6 +1,6 @@
 import {
   close, epollCreate, epollCtl, epollWait, errno, LinuxError, NativeMemory, platform,
-  EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN
+  EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN
 } from '@node-vmm/libc'
 import { EventPollError } from './errors.ts'
 import { EventNotifier } from './notifier.ts'
@@ -11,8 +11,8 @@ import { EventNotifier } from './notifier.ts'
 //   also when the slot has a new source by then.
 // - A notifier is cleared before its callback runs, so that a notification during the callback makes it readable
 //   again.
-// - Everything is level-triggered: what a thrown error or the size of a batch left undelivered is reported again by
-//   the next wait.
+// - Everything is level-triggered but what is watched by its edges: what a thrown error or the size of a batch left
+//   undelivered is reported again by the next wait. An edge that a thrown error left undelivered is asked for again.
 
 /** Events that one wait fetches at most; more are fetched by the next. */
 const BATCH = 64
@@ -31,6 +31,12 @@ export interface AddOptions {
   readonly events?: number
   /** Clear a notifier before its callback. Means nothing for a bare descriptor. @default true */
   readonly clear?: boolean
+  /**
+   * Watch the edges of a notifier's eventfd: each notification wakes the poll by itself, so that none has to be cleared, and a
+   * wake-up is a system call less. The eventfd stays readable, for others too: clear it once it is removed. One on a pipe or a
+   * socket, which would fill up, is watched as usual. @default false
+   */
+  readonly edges?: boolean
   /**
    * Called once, after the source was removed, when the other side hung up or an error stands on the descriptor and
    * there is nothing left to read. @default nobody is told: the source is removed silently
@@ -53,6 +59,8 @@ class Source implements EventSource {
   /** Set when it is to be cleared before the callback. */
   readonly notifier: EventNotifier | undefined
   readonly onHangup: (() => void) | undefined
+  /** EPOLLET, or 0. */
+  readonly edges: number
   events: number
   slot = -1
   generation = 0
@@ -61,7 +69,8 @@ class Source implements EventSource {
     this.owner = owner
     this.fd = fd
     this.callback = callback
-    this.notifier = options.clear === false ? undefined : notifier
+    this.edges = options.edges === true && notifier?.isEventfd === true ? EPOLLET : 0
+    this.notifier = options.clear === false || this.edges !== 0 ? undefined : notifier
     this.onHangup = options.onHangup
     this.events = options.events ?? EPOLLIN
   }
@@ -142,7 +151,7 @@ export class EventPoll {
     const slot = this.#freeSlots.pop() ?? this.#sources.length
     this.#generation = (this.#generation + 1) & 0x3fffffff
     try {
-      this.#control(EPOLL_CTL_ADD, added.fd, added.events, slot, this.#generation)
+      this.#control(EPOLL_CTL_ADD, added, added.events, slot, this.#generation)
     } catch (error) {
       if (slot < this.#sources.length) this.#freeSlots.push(slot)
       throw error
@@ -163,7 +172,7 @@ export class EventPoll {
     this.#checkOpen()
     const changed = this.#own(source)
     if (!changed.active) return false
-    this.#control(EPOLL_CTL_MOD, changed.fd, events, changed.slot, changed.generation)
+    this.#control(EPOLL_CTL_MOD, changed, events, changed.slot, changed.generation)
     changed.events = events
     return true
   }
@@ -263,14 +272,33 @@ export class EventPoll {
 
   #dispatch (count: number): number {
     let ran = 0
-    for (let index = 0; index < count && !this.#closed; index++) {
-      const word = index * this.#eventWords
-      const words = this.#memory.u32
-      const source = this.#sources[words[word + this.#dataWord]!]
-      if (source === undefined || source.generation !== words[word + this.#dataWord + 1]) continue
-      if (this.#deliver(source, words[word]!)) ran++
+    let index = 0
+    try {
+      for (; index < count && !this.#closed; index++) {
+        const source = this.#sourceOf(index)
+        if (source !== undefined && this.#deliver(source, this.#memory.u32[index * this.#eventWords]!)) ran++
+      }
+    } catch (error) {
+      this.#rearmEdges(index + 1, count)
+      throw error
     }
     return ran
+  }
+
+  /** Of an event that was fetched; undefined when that is removed. */
+  #sourceOf (index: number): Source | undefined {
+    const { u32 } = this.#memory
+    const data = index * this.#eventWords + this.#dataWord
+    const source = this.#sources[u32[data]!]
+    return source?.generation === u32[data + 1] ? source : undefined
+  }
+
+  /** The kernel reports an edge once, but looks again when asked to change what it watches. */
+  #rearmEdges (from: number, to: number): void {
+    const sources = this.#closed ? [] : Array.from({ length: Math.max(0, to - from) }, (_, index) => this.#sourceOf(from + index))
+    for (const source of sources) {
+      if (source !== undefined && source.edges !== 0) this.#control(EPOLL_CTL_MOD, source, source.events, source.slot, source.generation)
+    }
   }
 
   #deliver (source: Source, ready: number): boolean {
@@ -287,10 +315,10 @@ export class EventPoll {
     return source.onHangup !== undefined
   }
 
-  #control (operation: number, fd: number, events: number, slot: number, generation: number): void {
+  #control (operation: number, { fd, edges }: Source, events: number, slot: number, generation: number): void {
     const word = BATCH * this.#eventWords
     const { u32 } = this.#memory
-    u32[word] = events
+    u32[word] = events === 0 ? 0 : events | edges
     u32[word + this.#dataWord] = slot
     u32[word + this.#dataWord + 1] = generation
     epollCtl(this.#epoll, operation, fd, this.#memory.address + word * 4)

@@ -1,4 +1,4 @@
-import { close, errno, eventfd, NativeMemory, read, setNonBlocking, write } from '@node-vmm/libc'
+import { close, errno, eventfd, isAnonymous, NativeMemory, read, setNonBlocking, write } from '@node-vmm/libc'
 
 /** Bytes of an eventfd's counter: what one notification writes. */
 const COUNTER_BYTES = 8
@@ -59,6 +59,11 @@ export class EventNotifier {
   /** The file descriptor, a plain number that is valid in every thread of the process; -1 once closed. */
   get fd (): number {
     return this.#fd
+  }
+
+  /** Whether it is on an eventfd, not on a pipe or a socket. */
+  get isEventfd (): boolean {
+    return this.#fd !== -1 && isAnonymous(this.#fd)
   }
 
   /** A `clear()` met the end of the stream or an error: no notification will come any more. Never true for an eventfd. */

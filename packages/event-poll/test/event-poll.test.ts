@@ -57,6 +57,63 @@ test('a notification during the callback is not lost', () => {
   assert.equal(poll.poll(0), 0)
 })
 
+test('watched by its edges, an eventfd wakes once for each notification and is not read', () => {
+  const notifier = EventNotifier.create()
+  let ran = 0
+  notifier.notify()
+  const source = poll.add(notifier, () => { if (ran++ === 2) notifier.notify() }, { edges: true })
+  assert.equal(poll.poll(0), 1, 'of before')
+  assert.equal(poll.poll(0), 0)
+  notifier.notify()
+  notifier.notify()
+  assert.equal(poll.poll(0), 1, 'two at once')
+  assert.equal(poll.poll(0), 0)
+  notifier.notify()
+  assert.equal(poll.poll(0), 1)
+  assert.equal(poll.poll(0), 1, 'during the callback')
+  assert.equal(poll.poll(0), 0)
+  poll.modify(source, 0)
+  notifier.notify()
+  assert.equal(poll.poll(0), 0, 'paused')
+  poll.modify(source, EPOLLIN)
+  assert.equal(poll.poll(0), 1, 'of meanwhile')
+  assert.equal(poll.poll(0), 0, 'by its edges as before')
+  assert.equal(notifier.clear(), true)
+  notifier.close()
+})
+
+test('a pipe that stands in for an eventfd is never watched by its edges: it would fill up', () => {
+  const { readEnd, writeEnd } = pipe()
+  const [reader, writer] = [EventNotifier.fromFd(readEnd, { owned: true }), EventNotifier.fromFd(writeEnd, { owned: true })]
+  let ran = 0
+  poll.add(reader, () => { ran++ }, { edges: true })
+  writer.notify()
+  assert.equal(poll.poll(0), 1)
+  assert.equal(reader.clear(), false)
+  assert.deepEqual([reader.isEventfd, writer.isEventfd], [false, false])
+  writer.close()
+  reader.close()
+})
+
+test('an edge is not lost to what another callback throws', () => {
+  const [one, other] = [EventNotifier.create(), EventNotifier.create()]
+  const ran: string[] = []
+  const run = (name: string) => (): void => {
+    ran.push(name)
+    if (ran.length === 1) throw new Error(name)
+  }
+  poll.add(one, run('one'), { edges: true })
+  poll.add(other, run('other'), { edges: true })
+  one.notify()
+  other.notify()
+  assert.throws(() => poll.poll(0), { message: /one|other/ })
+  assert.equal(poll.poll(0), 1)
+  assert.deepEqual([...ran].sort(), ['one', 'other'])
+  assert.equal(poll.poll(0), 0)
+  one.close()
+  other.close()
+})
+
 test('a bare descriptor, or a notifier that is not to be cleared, is reported for as long as it is ready', () => {
   const notifier = EventNotifier.create()
   const fd = eventfd(1)

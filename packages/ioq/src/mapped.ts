@@ -9,8 +9,8 @@ import { FLUSH, IOVEC_BYTES, IOVEC_WORDS, READ, type RequestTable, WRITE } from 
 // Invariants.
 // - The mapping is only ever given to the kernel to copy from or to, never read or written by this process: what goes wrong
 //   with a page (the file was cut, there is no room) is the end of that copy, not a SIGBUS.
-// - A request that was not copied whole, or to a file that was cut, is done over by preadv or pwritev, which knows why: so
-//   neither a wrong guess about a page, nor a file cut or extended meanwhile, changes any result.
+// - A request that was not copied whole, or to a file that was cut, is done over by preadv or pwritev, which knows why, and so is one
+//   that is alone: so neither a wrong guess about a page, nor a file cut or extended meanwhile, changes any result.
 // - Copies are empty between two calls of `submit`.
 
 /** Iovecs of one call (IOV_MAX). */
@@ -163,9 +163,8 @@ export class MappedEngine implements Engine {
 
   #copy (copy: Copy, table: RequestTable): void {
     if (copy.requests === 0) return
-    this.systemCalls++
-    let left = copy.run()
-    if (copy === this.#writes && !this.#isWhole()) left = 0
+    // Looking up this process and its pages pays for several.
+    let left = copy.requests === 1 ? 0 : this.#run(copy)
     for (let index = 0; index < copy.requests; index++) {
       const id = copy.ids[index]!
       const length = table.remaining[id]!
@@ -174,6 +173,13 @@ export class MappedEngine implements Engine {
       left -= length
     }
     copy.requests = copy.segments = 0
+  }
+
+  /** @returns how many bytes were copied */
+  #run (copy: Copy): number {
+    this.systemCalls++
+    const copied = copy.run()
+    return copy === this.#writes && !this.#isWhole() ? 0 : copied
   }
 
   #isWhole (): boolean {

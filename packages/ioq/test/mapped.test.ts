@@ -27,6 +27,23 @@ const systemCalls = (work: () => void): number => {
   return harness.queue.systemCalls - before
 }
 
+/** A transfer twice in one batch, for one that is alone is not copied. @returns the result of both */
+function transfer (on: Harness, operation: 'readv' | 'writev', places: readonly (readonly [start: number, length: number])[], offset: number): number | undefined {
+  const segments = places.map(([start, length]) => ({ address: on.memory.address + start, length }))
+  for (const id of [0, 1]) on.queue[operation](id, segments, offset)
+  on.finish()
+  assert.equal(on.results.get(1), on.results.get(0))
+  return on.results.get(0)
+}
+
+test('one request alone is a call of its own, which copies the same', () => {
+  harness.memory.u8.fill(7, 0, PAGE)
+  // One more says that something is complete.
+  assert.equal(systemCalls(() => assert.equal(harness.transfer('writev', [[0, PAGE]], PAGE), PAGE)), 1 + 1)
+  assert.equal(systemCalls(() => assert.equal(harness.transfer('readv', [[PAGE, 2 * PAGE]], PAGE), 2 * PAGE)), 1 + 1)
+  assert.deepEqual([harness.memory.u8[2 * PAGE - 1], harness.memory.u8[2 * PAGE]], [7, 0])
+})
+
 test('reads and writes of one batch are two copies and a look at the size, whatever their segments', () => {
   writeFileSync(file.path, Buffer.alloc(4 * MIB, 7))
   const { queue, memory } = harness
@@ -85,7 +102,7 @@ test('reading holes takes no memory', () => {
   writeFileSync(file.path, Buffer.alloc(PAGE, 1))
   ftruncate(file.fd, 4 * MIB)
   harness.memory.u8.fill(0xee)
-  assert.equal(harness.transfer('readv', [[0, 4 * MIB]], 0), 4 * MIB)
+  assert.equal(transfer(harness, 'readv', [[0, 4 * MIB]], 0), 4 * MIB)
   assert.ok(harness.memory.u8.subarray(0, PAGE).every((byte) => byte === 1))
   assert.ok(harness.memory.u8.subarray(PAGE).every((byte) => byte === 0))
   assert.equal(fileStatus(file.fd).allocated, PAGE)
@@ -93,14 +110,14 @@ test('reading holes takes no memory', () => {
 
 test('a discarded range reads as zeroes and stays given back', () => {
   writeFileSync(file.path, Buffer.alloc(4 * MIB, 1))
-  assert.equal(harness.transfer('readv', [[0, 4 * MIB]], 0), 4 * MIB)
+  assert.equal(transfer(harness, 'readv', [[0, 4 * MIB]], 0), 4 * MIB)
   assert.equal(harness.discard(MIB, 2 * MIB), 0)
-  assert.equal(harness.transfer('readv', [[0, 4 * MIB]], 0), 4 * MIB)
+  assert.equal(transfer(harness, 'readv', [[0, 4 * MIB]], 0), 4 * MIB)
   assert.ok(harness.memory.u8.subarray(MIB, 3 * MIB).every((byte) => byte === 0))
   assert.equal(harness.memory.u8[3 * MIB], 1)
   assert.equal(fileStatus(file.fd).allocated, 2 * MIB)
-  assert.equal(harness.transfer('writev', [[3 * MIB, PAGE]], MIB), PAGE)
-  assert.equal(harness.transfer('readv', [[0, 2 * PAGE]], MIB), 2 * PAGE)
+  assert.equal(transfer(harness, 'writev', [[3 * MIB, PAGE]], MIB), PAGE)
+  assert.equal(transfer(harness, 'readv', [[0, 2 * PAGE]], MIB), 2 * PAGE)
   assert.ok(harness.memory.u8.subarray(0, PAGE).every((byte) => byte === 1))
   assert.ok(harness.memory.u8.subarray(PAGE, 2 * PAGE).every((byte) => byte === 0))
 })
@@ -108,14 +125,14 @@ test('a discarded range reads as zeroes and stays given back', () => {
 // Behind a mapping there is SIGBUS for whoever looks: here the kernel does, and says EFAULT.
 test('a file that somebody cuts is one that has ended, not the end of the process', () => {
   writeFileSync(file.path, Buffer.alloc(4 * MIB, 1))
-  assert.equal(harness.transfer('readv', [[0, 4 * MIB]], 0), 4 * MIB)
+  assert.equal(transfer(harness, 'readv', [[0, 4 * MIB]], 0), 4 * MIB)
   truncateSync(file.path, PAGE)
   harness.memory.u8.fill(0xee)
-  assert.equal(harness.transfer('readv', [[0, 2 * PAGE]], 0), 2 * PAGE)
+  assert.equal(transfer(harness, 'readv', [[0, 2 * PAGE]], 0), 2 * PAGE)
   assert.equal(harness.memory.u8[PAGE - 1], 1)
   assert.ok(harness.memory.u8.subarray(PAGE, 2 * PAGE).every((byte) => byte === 0))
   harness.memory.u8.fill(3, 0, PAGE)
-  assert.equal(harness.transfer('writev', [[0, PAGE]], MIB), PAGE)
+  assert.equal(transfer(harness, 'writev', [[0, PAGE]], MIB), PAGE)
   assert.equal(statSync(file.path).size, MIB + PAGE, 'it grows, as by any other write')
   assert.ok(readFileSync(file.path).subarray(MIB).every((byte) => byte === 3))
 })
@@ -123,9 +140,9 @@ test('a file that somebody cuts is one that has ended, not the end of the proces
 test('bug: what was written behind the end of a file that somebody had cut, within its last page, was lost', () => {
   writeFileSync(file.path, Buffer.alloc(4 * MIB, 1))
   harness.memory.u8.fill(2, 0, PAGE)
-  assert.equal(harness.transfer('writev', [[0, PAGE]], 2 * PAGE), PAGE)
+  assert.equal(transfer(harness, 'writev', [[0, PAGE]], 2 * PAGE), PAGE)
   truncateSync(file.path, PAGE + 512)
-  assert.equal(harness.transfer('writev', [[0, 512]], PAGE + 1024), 512)
+  assert.equal(transfer(harness, 'writev', [[0, 512]], PAGE + 1024), 512)
   assert.equal(statSync(file.path).size, PAGE + 1536)
   const end = readFileSync(file.path).subarray(PAGE)
   assert.deepEqual([end[511], end[512], end[1023], end[1024], end[1535]], [1, 0, 0, 2, 2])
@@ -148,8 +165,9 @@ test('memory that its owner has cut is the result EFAULT', () => {
   harness.queue.readv(0, [{ address: address + PAGE, length: PAGE }], 0)
   harness.queue.writev(1, [{ address: address + PAGE, length: PAGE }], 0)
   harness.queue.readv(2, [{ address, length: PAGE }], 0)
+  harness.queue.writev(3, [{ address, length: PAGE }], 0)
   harness.finish()
-  assert.deepEqual([0, 1, 2].map((id) => harness.results.get(id)), [-errno.EFAULT, -errno.EFAULT, PAGE])
+  assert.deepEqual([0, 1, 2, 3].map((id) => harness.results.get(id)), [-errno.EFAULT, -errno.EFAULT, PAGE, PAGE])
   munmap(address, 2 * PAGE)
   close(memfd)
 })
@@ -159,9 +177,9 @@ mountTest('a hole that there is no room to fill is the result ENOSPC', () => wit
   ftruncate(small.fd, MIB)
   const full = new Harness('mapped', small.fd)
   full.memory.u8.fill(6)
-  assert.equal(full.transfer('writev', [[0, 32768]], 0), 32768)
-  assert.equal(full.transfer('writev', [[0, 65536]], 65536), -errno.ENOSPC)
-  assert.equal(full.transfer('readv', [[65536, 32768]], 0), 32768)
+  assert.equal(transfer(full, 'writev', [[0, 32768]], 0), 32768)
+  assert.equal(transfer(full, 'writev', [[0, 65536]], 65536), -errno.ENOSPC)
+  assert.equal(transfer(full, 'readv', [[65536, 32768]], 0), 32768)
   assert.ok(full.memory.u8.subarray(65536, 65536 + 32768).every((byte) => byte === 6))
   full.close()
   small.remove()
@@ -172,9 +190,9 @@ test('the end of a file within a page is kept, and a write across it extends the
   ftruncate(file.fd, PAGE + 512)
   harness = new Harness('mapped', file.fd)
   harness.memory.u8.fill(2, 0, PAGE)
-  assert.equal(harness.transfer('writev', [[0, 512]], PAGE), 512)
+  assert.equal(transfer(harness, 'writev', [[0, 512]], PAGE), 512)
   assert.equal(statSync(file.path).size, PAGE + 512)
-  assert.equal(harness.transfer('writev', [[0, 512]], PAGE + 512), 512)
+  assert.equal(transfer(harness, 'writev', [[0, 512]], PAGE + 512), 512)
   assert.equal(statSync(file.path).size, PAGE + 1024)
   assert.ok(readFileSync(file.path).subarray(PAGE).every((byte) => byte === 2))
 })
@@ -183,13 +201,13 @@ test('a file that was written is one that has changed, once it is flushed or clo
   const changed = (): boolean => statSync(file.path).mtimeMs > 1e12
   const forget = (): void => utimesSync(file.path, 0, 0)
   forget()
-  assert.equal(harness.transfer('writev', [[0, PAGE]], 0), PAGE)
+  assert.equal(transfer(harness, 'writev', [[0, PAGE]], 0), PAGE)
   assert.equal(harness.flush(), 0)
   assert.ok(changed(), 'flushed')
   forget()
   assert.equal(harness.flush(), 0)
   assert.ok(!changed(), 'nothing was written since')
-  assert.equal(harness.transfer('writev', [[0, PAGE]], 0), PAGE)
+  assert.equal(transfer(harness, 'writev', [[0, PAGE]], 0), PAGE)
   harness.queue.close()
   assert.ok(changed(), 'closed')
 })

@@ -251,12 +251,11 @@ const kinds: Readonly<Record<number, FileStatus['kind']>> = {
 
 /** The status of an open file. See `statx(2)`. @throws LinuxError */
 export function fileStatus (fd: number): FileStatus {
-  const view = new DataView(new ArrayBuffer(256))
-  check(statxC()(fd, '', AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_DIOALIGN, view), 'statx', () => ({ subject: `fd ${fd}` }))
+  const view = statx(fd)
   const u32 = (offset: number): number => view.getUint32(offset, true)
   const hasDirect = (u32(0) & STATX_DIOALIGN) !== 0 && u32(156) !== 0
   return {
-    kind: kinds[view.getUint16(28, true) & S_IFMT] ?? 'other',
+    kind: kinds[typeOf(view)] ?? 'other',
     size: Number(view.getBigUint64(40, true)),
     allocated: Number(view.getBigUint64(48, true)) * 512,
     blockSize: u32(4),
@@ -265,4 +264,19 @@ export function fileStatus (fd: number): FileStatus {
     inode: view.getBigUint64(32, true),
     direct: hasDirect ? { memoryAlignment: u32(152), offsetAlignment: u32(156) } : undefined
   }
+}
+
+/** Whether a descriptor has no file of any type behind it: an eventfd, or another of the kernel's own such as an epoll instance. @throws LinuxError */
+export function isAnonymous (fd: number): boolean {
+  return typeOf(statx(fd)) === 0
+}
+
+function statx (fd: number): DataView {
+  const view = new DataView(new ArrayBuffer(256))
+  check(statxC()(fd, '', AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_DIOALIGN, view), 'statx', () => ({ subject: `fd ${fd}` }))
+  return view
+}
+
+function typeOf (status: DataView): number {
+  return status.getUint16(28, true) & S_IFMT
 }

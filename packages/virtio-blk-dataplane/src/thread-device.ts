@@ -19,6 +19,7 @@ import type { Member, ServedQueue, ThreadLoop } from './thread-loop.ts'
 import { TraceWriter } from './trace-ring.ts'
 
 interface DeviceQueue extends ServedQueue {
+  readonly kick: EventNotifier
   readonly kickSource: EventSource
   readonly completionSource: EventSource
   readonly error: EventNotifier | undefined
@@ -145,11 +146,11 @@ export class ThreadDevice implements Member {
       alwaysWriteThrough: !hasFeature(ring.features, VIRTIO_BLK_F_FLUSH)
     })
     try {
-      const kickSource = this.#loop.poll.add(kick, () => queue.onKick())
+      const kickSource = this.#loop.poll.add(kick, () => queue.onKick(), { edges: true })
       const onCompletion = (): void => this.#onCompletion(index)
-      const completionSource = this.#loop.poll.add(EventNotifier.fromFd(queue.ioq.completionFd), onCompletion)
+      const completionSource = this.#loop.poll.add(EventNotifier.fromFd(queue.ioq.completionFd), onCompletion, { edges: true })
       const abort = engine instanceof DiskEngine ? () => engine.abort() : undefined
-      this.#setServed(index, { queue, onCompletion, kickSource, completionSource, error, abort, stopCommand: undefined })
+      this.#setServed(index, { kick, queue, onCompletion, kickSource, completionSource, error, abort, stopCommand: undefined })
       // Whoever kept the record before may have been killed between showing the guest a completion and interrupting it.
       if (data.inflight !== undefined) call?.notify()
     } catch (error) {
@@ -188,6 +189,9 @@ export class ThreadDevice implements Member {
     served.queue.stopping = true
     served.stopCommand = command
     this.#loop.poll.remove(served.kickSource)
+    // Whoever has the ring next finds the kicks that nobody has answered, and no others.
+    served.kick.clear()
+    if (served.queue.vring.fault === undefined && served.queue.vring.moreAvailable()) served.kick.notify()
     this.#finishStop(index, served)
   }
 

@@ -201,6 +201,21 @@ test('start serves what is in the ring already, though nobody kicks', async () =
   assert.deepEqual((await Promise.all(reads)).map(({ data }) => data), [1, 2, 3].map((sector) => sectorPattern(sector, 1)))
 })
 
+test('after a stop, the kicks are there that nobody has answered, and no others', async () => {
+  const plane = make()
+  const player = guest()
+  await plane.start([player.setup])
+  for (let requests = 0; requests < 5; requests++) await player.flush()
+  await plane.stopQueue(0)
+  assert.equal(player.kick.clear(), false, 'all were answered')
+
+  await plane.startQueue(0, { ...player.setup, availableIndex: 5, usedIndex: 5 })
+  await plane.pause()
+  void player.flush()
+  assert.equal((await plane.stopQueue(0))?.availableIndex, 5)
+  assert.equal(player.kick.clear(), true, 'one was not')
+})
+
 test('stop returns the index, and a start goes on from it, whatever the rings hold', async () => {
   const plane = make()
   const player = guest()
