@@ -21,6 +21,8 @@ export const {
   O_NONBLOCK,
   /** Past the page cache: buffers, offsets and lengths are aligned. */
   O_DIRECT,
+  /** Reading leaves the file's access time alone. Fails with EPERM for who neither owns the file nor has CAP_FOWNER. */
+  O_NOATIME,
   /** Writes are stable before they return. */
   O_DSYNC
 } = constants

@@ -1,15 +1,17 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdirSync, readdirSync, readlinkSync, symlinkSync, truncateSync } from 'node:fs'
+import { chmodSync, chownSync, mkdirSync, readdirSync, readlinkSync, symlinkSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileStatus, NativeMemory, preadv } from '@node-vmm/libc'
+import { fileURLToPath } from 'node:url'
+import { fileStatus, NativeMemory, O_NOATIME, openFlags, preadv } from '@node-vmm/libc'
 import { test } from 'uvu'
 import { DataPlaneError, type DataPlaneErrorCode } from '../src/errors.ts'
 import { Image, type ImageOptions } from '../src/image.ts'
 import { Scratch } from './support/image.ts'
 
 const scratch = new Scratch()
+const loader = fileURLToPath(new URL('../../../tools/ts.mjs', import.meta.url))
 const children: ChildProcess[] = []
 test.after(() => { for (const child of children) child.kill('SIGKILL') })
 process.on('exit', () => scratch.remove())
@@ -29,6 +31,24 @@ test('an image tells its size, and gives its descriptor back at the end', () => 
   assert.ok(descriptors() > before)
   image.close()
   assert.equal(descriptors(), before)
+})
+
+test('the access time of an image is left alone', () => {
+  const image = Image.open({ path: scratch.file('quiet.img', 512) })
+  assert.equal(openFlags(image.fd) & O_NOATIME, O_NOATIME)
+  image.close()
+})
+
+test('where only its owner may leave the access time alone, an image is opened all the same', () => {
+  if (process.getuid!() !== 0) return console.log('skipped: only root may give files away')
+  const path = scratch.file('loud.img', 512)
+  chownSync(path, 1000, 1000)
+  chmodSync(path, 0o666)
+  const child = fileURLToPath(new URL('support/open-child.ts', import.meta.url))
+  const { stdout, stderr } = spawnSync('setpriv', [
+    '--bounding-set=-fowner', process.execPath, '--import', loader, '--conditions=@node-vmm/source', child, path
+  ], { encoding: 'utf8', timeout: 20_000 })
+  assert.equal(stdout, '0\n', stderr)
 })
 
 test('a sparse image of 8 TiB is one', () => {
