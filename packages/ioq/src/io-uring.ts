@@ -14,11 +14,11 @@ import {
 
 // Invariants.
 // - Ring indices are free-running 32-bit numbers; each side stores its own with release and loads the other's with
-//   acquire order, which is what Atomics gives.
+//   acquire order, which is what Atomics gives. For a burst of completions both are done once: that is a call each.
 // - The kernel looks at the submission queue only within io_uring_enter (there is no polling thread), so entries that
 //   it did not take are withdrawn by setting the tail back: they stay with the queue, which sends them again.
 // - No more than `depth` requests are in flight, the submission queue has at least that many entries and the
-//   completion queue twice as many: neither can be full.
+//   completion queue twice as many: neither can be full, even while a burst is not given back yet.
 // - `user_data` is the request id. What a submission entry never uses stays zero.
 
 // struct io_uring_params in 32-bit words (linux/io_uring.h).
@@ -79,6 +79,8 @@ export class IoUringEngine implements Engine {
   readonly #cqTail: number
   readonly #cqMask: number
   readonly #completions: number
+  /** The next completion to hand out: how far `#cqHead` was read, if not told yet. */
+  #reaped = 0
   #closed = false
 
   /** @throws LinuxError such as ENOSYS, EPERM, ENOMEM */
@@ -188,7 +190,7 @@ export class IoUringEngine implements Engine {
   }
 
   hasCompletions (): boolean {
-    return this.#cq[this.#cqHead] !== Atomics.load(this.#cq, this.#cqTail) || this.#needsEnter()
+    return this.#reaped !== Atomics.load(this.#cq, this.#cqTail) || this.#needsEnter()
   }
 
   /** Completions that did not fit, or that the kernel posts when it is entered next. */
@@ -197,22 +199,26 @@ export class IoUringEngine implements Engine {
   }
 
   reap (sink: CompletionSink): void {
-    const cq = this.#cq
     if (this.#needsEnter()) {
       this.systemCalls++
       ioUringEnter(this.#ring, 0, 0, IORING_ENTER_GETEVENTS)
     }
-    // A callback may reap too: where we are is kept in the ring, never in a local variable across a callback.
-    while (cq[this.#cqHead] !== Atomics.load(cq, this.#cqTail)) {
-      const head = cq[this.#cqHead]!
-      const completion = this.#completions + (head & this.#cqMask) * CQE_WORDS
-      const id = cq[completion]!
-      const result = cq[completion + CQE_RESULT]!
-      Atomics.store(cq, this.#cqHead, (head + 1) | 0)
-      sink(id, result)
+    for (let tail = Atomics.load(this.#cq, this.#cqTail); this.#reaped !== tail; tail = Atomics.load(this.#cq, this.#cqTail)) {
+      this.#handOut(tail, sink)
       if (this.#closed) return
+      Atomics.store(this.#cq, this.#cqHead, this.#reaped)
     }
     this.#thread.reap(sink)
+  }
+
+  /** Hands out what stands before `tail`. A callback may reap too: how far we are is never in a local variable across one. */
+  #handOut (tail: number, sink: CompletionSink): void {
+    const cq = this.#cq
+    while (((tail - this.#reaped) | 0) > 0 && !this.#closed) {
+      const completion = this.#completions + (this.#reaped & this.#cqMask) * CQE_WORDS
+      this.#reaped = (this.#reaped + 1) | 0
+      sink(cq[completion]!, cq[completion + CQE_RESULT]!)
+    }
   }
 
   close (): void {
