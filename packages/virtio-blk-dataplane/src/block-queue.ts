@@ -100,9 +100,8 @@ export class BlockQueue {
   /** With a log only, by head: guest address and length of each segment that the device may write. */
   readonly #writable: number[][] = []
 
-  // Of each request in flight, by head: where its status byte is, how many bytes it moves, and what it does with them.
-  readonly #statusWindow: DataView[]
-  readonly #statusOffset: Int32Array
+  // Of each request in flight, by head: the guest address of its status byte, how many bytes it moves, and what it does with them.
+  readonly #statusAddress: Float64Array
   readonly #bytes: Float64Array
   readonly #does: Uint8Array
 
@@ -122,9 +121,7 @@ export class BlockQueue {
     this.#alwaysWriteThrough = alwaysWriteThrough
     this.#memoryMask = disk.alignment.memory - 1
     this.#offsetMask = disk.alignment.offset - 1
-    const nowhere = new DataView(new ArrayBuffer(1))
-    this.#statusWindow = new Array(vring.size).fill(nowhere)
-    this.#statusOffset = new Int32Array(vring.size)
+    this.#statusAddress = new Float64Array(vring.size)
     this.#bytes = new Float64Array(vring.size)
     this.#does = new Uint8Array(vring.size)
     this.ioq = new IoQueue({
@@ -280,17 +277,9 @@ export class BlockQueue {
 
   /** The last byte that the device may write is the status, however the chain is framed (virtio 1.2, 2.7.4, 5.2.6). */
   #locateStatus (chain: DescriptorChain): void {
-    const { head, memory } = chain
     const last = chain.count - 1
-    this.#address[0] = chain.guestAddress[last]! + chain.length[last]! - 1
-    const window = memory.windowAt(this.#address, 0)!
-    // It hardly ever changes: to look is less than to store an object.
-    if (this.#statusWindow[head] !== window) this.#statusWindow[head] = window
-    this.#statusOffset[head] = memory.windowOffset
+    this.#statusAddress[chain.head] = chain.guestAddress[last]! + chain.length[last]! - 1
   }
-
-  /** One address: as an argument it would be an object. */
-  readonly #address = new Float64Array(1)
 
   readonly #scratch = new Uint8Array(VIRTIO_BLK_HEADER_BYTES)
   readonly #scratchView = new DataView(this.#scratch.buffer)
@@ -389,7 +378,8 @@ export class BlockQueue {
 
   /** Writes the status and gives the chain back; `written` are the bytes that the guest finds changed, the status with them. */
   #finish (head: number, status: number, written: number, result = 0): void {
-    this.#statusWindow[head]!.setUint8(this.#statusOffset[head]!, status)
+    const { memory } = this.#chain
+    memory.windowAt(this.#statusAddress, head)!.setUint8(memory.windowOffset, status)
     if (this.#log !== undefined) this.#markWritten(this.#log, head)
     this.#vring.push(head, written)
     this.#finished++
