@@ -19,6 +19,8 @@ const IOVECS_MAX = 1024
 const LENGTH = 2
 /** Bytes of segments that are one to the kernel. */
 const MERGED_MAX = 1 << 30
+/** A larger offset would be an object when passed on. */
+const OFFSET_MAX = 0x7fffffff
 
 /** Requests in one direction that one system call does. */
 class Copy {
@@ -29,14 +31,18 @@ class Copy {
   requests = 0
   /** Iovecs of segments: up to as many as there are segments. */
   segments = 0
-  /** Copies what the iovecs say. Its addresses are captured constants: as arguments they would be objects made at each call. */
+  // Their addresses are captured constants: as arguments they would be objects made at each call.
+  /** Copies what the iovecs say. @returns how many bytes, or a negative error number */
   readonly run: () => number
+  /** Does the one request that is there without the mapping: looking up this process and its pages pays for several. @returns as `run` */
+  readonly runAlone: (offset: number) => number
 
   /**
    * @param reads from the file to the segments, not the other way round
    * @param fileAddress where the file is mapped
+   * @param fd the file itself
    */
-  constructor (reads: boolean, fileAddress: number) {
+  constructor (reads: boolean, fileAddress: number, fd: number) {
     this.#fileAddress = fileAddress
     const { pid } = process
     const file = this.memory.address
@@ -46,6 +52,8 @@ class Copy {
     const copy = reads
       ? () => processVmWritev(pid, file, this.requests, segments, this.segments)
       : () => processVmReadv(pid, file, this.requests, segments, this.segments)
+    const transfer = reads ? preadv : pwritev
+    this.runAlone = (offset) => transfer(fd, segments, this.segments, offset)
     this.run = () => {
       // Where in the file each request is, no cache knows: all are waited for at once, not one after the other.
       prefetch(file, this.requests)
@@ -121,8 +129,8 @@ export class MappedEngine implements Engine {
     this.#map = map === undefined ? FileMap.create(bufferedFd) : FileMap.attach(map)
     this.completionFd = this.#openCompletion()
     this.#thread = new BlockingThread(this.completionFd)
-    this.#reads = new Copy(true, this.#map.data.address)
-    this.#writes = new Copy(false, this.#map.data.address)
+    this.#reads = new Copy(true, this.#map.data.address, bufferedFd)
+    this.#writes = new Copy(false, this.#map.data.address, bufferedFd)
   }
 
   submit (ids: Uint16Array, from: number, count: number, table: RequestTable): number {
@@ -163,8 +171,17 @@ export class MappedEngine implements Engine {
 
   #copy (copy: Copy, table: RequestTable): void {
     if (copy.requests === 0) return
-    // Looking up this process and its pages pays for several.
-    let left = copy.requests === 1 ? 0 : this.#run(copy)
+    this.systemCalls++
+    const id = copy.ids[0]!
+    if (copy.requests === 1 && table.offset[id]! <= OFFSET_MAX) table.finish(id, copy.runAlone(table.offset[id]!))
+    else this.#finishAll(copy, copy.run(), table)
+    copy.requests = copy.segments = 0
+  }
+
+  /** @param copied bytes of all requests, one after the other */
+  #finishAll (copy: Copy, copied: number, table: RequestTable): void {
+    let left = copied
+    if (copy === this.#writes && !this.#isWhole()) left = 0
     for (let index = 0; index < copy.requests; index++) {
       const id = copy.ids[index]!
       const length = table.remaining[id]!
@@ -172,14 +189,6 @@ export class MappedEngine implements Engine {
       else this.#call(id, table)
       left -= length
     }
-    copy.requests = copy.segments = 0
-  }
-
-  /** @returns how many bytes were copied */
-  #run (copy: Copy): number {
-    this.systemCalls++
-    const copied = copy.run()
-    return copy === this.#writes && !this.#isWhole() ? 0 : copied
   }
 
   #isWhole (): boolean {

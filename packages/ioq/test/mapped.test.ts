@@ -44,6 +44,18 @@ test('one request alone is a call of its own, which copies the same', () => {
   assert.deepEqual([harness.memory.u8[2 * PAGE - 1], harness.memory.u8[2 * PAGE]], [7, 0])
 })
 
+test('one request alone, far behind the beginning, is copied', () => {
+  const far = 2 ** 31
+  harness.close()
+  ftruncate(file.fd, far + MIB)
+  harness = new Harness('mapped', file.fd)
+  harness.memory.u8.fill(8, 0, PAGE)
+  assert.equal(harness.transfer('writev', [[0, PAGE]], far), PAGE, 'a hole is filled')
+  assert.equal(systemCalls(() => assert.equal(harness.transfer('writev', [[0, PAGE]], far), PAGE)), 2 + 1, 'a copy, and a look at the size')
+  assert.equal(systemCalls(() => assert.equal(harness.transfer('readv', [[PAGE, PAGE]], far), PAGE)), 1 + 1)
+  assert.equal(harness.memory.u8[2 * PAGE - 1], 8)
+})
+
 test('reads and writes of one batch are two copies and a look at the size, whatever their segments', () => {
   writeFileSync(file.path, Buffer.alloc(4 * MIB, 7))
   const { queue, memory } = harness
