@@ -9,8 +9,11 @@ const TRIAL = 32
 /** The weight of what was timed before, against the last epoch; of choices that are seldom timed. */
 const MEMORY = 16
 const MEMORY_TRIED = 4
-/** Of choices that cost nearly the same the later one is taken: how much of another's cost its own may seem. */
-const BIAS = 0.95
+/**
+ * Of choices that cost nearly the same the later one is taken: how much of another's cost its own may seem. A guest is
+ * interrupted less often then, which costs it more than it costs the device.
+ */
+const BIAS = 0.9
 
 // Places in `#times`.
 const BEGIN = 0
