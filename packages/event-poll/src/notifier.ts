@@ -61,7 +61,7 @@ export class EventNotifier {
     return this.#fd
   }
 
-  /** Whether it is on an eventfd, not on a pipe or a socket. */
+  /** Whether it is on an eventfd (or another descriptor that is the kernel's own), not on a pipe or a socket. */
   get isEventfd (): boolean {
     return this.#fd !== -1 && isAnonymous(this.#fd)
   }

@@ -57,9 +57,10 @@ export class GuestMemory {
   readonly #windows: (DataView | undefined)[] = []
   readonly #firstWindow: Uint32Array
   readonly #address = new Float64Array(1)
-  // What was found last is tried first, for most of what is looked up lies side by side: the region; and the window, with
-  // the guest address that it begins at, and its bytes.
+  // What was found last is tried first, for most of what is looked up lies side by side: the region, and the one before it, for
+  // requests and their data take turns; and the window, with the guest address that it begins at, and its bytes.
   #lastRegion = 0
+  #regionBefore = 0
   #lastWindow: DataView = NO_WINDOW
   readonly #lastSpan = Float64Array.of(0, 0)
   #holders = 1
@@ -192,10 +193,18 @@ export class GuestMemory {
 
   /** `find` of `addresses[index]`, for hot paths: an address above 2^31 that is an argument may cost an object. */
   findAt (addresses: Float64Array, index: number): number {
-    const { starts, ends } = this
     const address = addresses[index]!
     const last = this.#lastRegion
-    if (address >= starts[last]! && address < ends[last]!) return last
+    if (address >= this.starts[last]! && address < this.ends[last]!) return last
+    return this.#findRegion(addresses, index)
+  }
+
+  #findRegion (addresses: Float64Array, index: number): number {
+    const { starts, ends } = this
+    const address = addresses[index]!
+    const before = this.#regionBefore
+    this.#regionBefore = this.#lastRegion
+    if (address >= starts[before]! && address < ends[before]!) return (this.#lastRegion = before)
     let low = 0
     let high = starts.length - 1
     while (low <= high) {
