@@ -295,8 +295,8 @@ export class EventPoll {
 
   /** The kernel reports an edge once, but looks again when asked to change what it watches. */
   #rearmEdges (from: number, to: number): void {
-    const sources = this.#closed ? [] : Array.from({ length: Math.max(0, to - from) }, (_, index) => this.#sourceOf(from + index))
-    for (const source of sources) {
+    for (let index = from; index < to && !this.#closed; index++) {
+      const source = this.#sourceOf(index)
       if (source !== undefined && source.edges !== 0) this.#control(EPOLL_CTL_MOD, source, source.events, source.slot, source.generation)
     }
   }

@@ -1,4 +1,4 @@
-import { close, errno, eventfd, isAnonymous, NativeMemory, read, setNonBlocking, write } from '@node-vmm/libc'
+import { close, errno, eventfd, fileStatus, NativeMemory, read, setNonBlocking, write } from '@node-vmm/libc'
 
 /** Bytes of an eventfd's counter: what one notification writes. */
 const COUNTER_BYTES = 8
@@ -63,7 +63,7 @@ export class EventNotifier {
 
   /** Whether it is on an eventfd (or another descriptor that is the kernel's own), not on a pipe or a socket. */
   get isEventfd (): boolean {
-    return this.#fd !== -1 && isAnonymous(this.#fd)
+    return this.#fd !== -1 && fileStatus(this.#fd).kind === 'anonymous'
   }
 
   /** A `clear()` met the end of the stream or an error: no notification will come any more. Never true for an eventfd. */

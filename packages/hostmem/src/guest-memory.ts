@@ -271,7 +271,8 @@ export class GuestMemory {
     const start = this.starts[region]!
     const offset = addresses[index]! - start
     const number = offset / WINDOW_BYTES | 0
-    const window = this.#windows[this.#firstWindow[region]! + number] ?? this.#openWindow(region, this.#firstWindow[region]! + number)
+    const windowIndex = this.#firstWindow[region]! + number
+    const window = this.#windows[windowIndex] ?? this.#openWindow(region, windowIndex)
     this.#lastWindow = window
     this.windowBytes = window.byteLength
     this.#lastSpan[0] = start + number * WINDOW_BYTES

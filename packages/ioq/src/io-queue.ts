@@ -232,7 +232,7 @@ export class IoQueue {
    */
   prepare (id: number, count: number): number {
     this.#checkFree(id)
-    if (!(count >= 1 && count <= this.segmentsMax && Number.isInteger(count))) checkInteger('the number of segments', count, 1, this.segmentsMax)
+    checkInteger('the number of segments', count, 1, this.segmentsMax)
     return this.#table.prepare(id, count)
   }
 

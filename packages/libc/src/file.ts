@@ -229,8 +229,8 @@ export function lockConflicts (fd: number, lock: FileLock): boolean {
 
 /** What `statx(2)` knows of an open file. */
 export interface FileStatus {
-  /** By the type in the mode: see `inode(7)`. */
-  readonly kind: 'file' | 'directory' | 'block device' | 'character device' | 'other'
+  /** By the type in the mode: see `inode(7)`. `anonymous` is what has none: an eventfd, or another of the kernel's own such as an epoll instance. */
+  readonly kind: 'file' | 'directory' | 'block device' | 'character device' | 'anonymous' | 'other'
   /** Bytes; 0 for a device. */
   readonly size: number
   /** Bytes that the file takes up on its disk. */
@@ -248,16 +248,17 @@ export interface FileStatus {
 }
 
 const kinds: Readonly<Record<number, FileStatus['kind']>> = {
-  0o100000: 'file', 0o040000: 'directory', 0o060000: 'block device', 0o020000: 'character device'
+  0: 'anonymous', 0o100000: 'file', 0o040000: 'directory', 0o060000: 'block device', 0o020000: 'character device'
 }
 
 /** The status of an open file. See `statx(2)`. @throws LinuxError */
 export function fileStatus (fd: number): FileStatus {
-  const view = statx(fd)
+  const view = new DataView(new ArrayBuffer(256))
+  check(statxC()(fd, '', AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_DIOALIGN, view), 'statx', () => ({ subject: `fd ${fd}` }))
   const u32 = (offset: number): number => view.getUint32(offset, true)
   const hasDirect = (u32(0) & STATX_DIOALIGN) !== 0 && u32(156) !== 0
   return {
-    kind: kinds[typeOf(view)] ?? 'other',
+    kind: kinds[view.getUint16(28, true) & S_IFMT] ?? 'other',
     size: Number(view.getBigUint64(40, true)),
     allocated: Number(view.getBigUint64(48, true)) * 512,
     blockSize: u32(4),
@@ -266,19 +267,4 @@ export function fileStatus (fd: number): FileStatus {
     inode: view.getBigUint64(32, true),
     direct: hasDirect ? { memoryAlignment: u32(152), offsetAlignment: u32(156) } : undefined
   }
-}
-
-/** Whether a descriptor has no file of any type behind it: an eventfd, or another of the kernel's own such as an epoll instance. @throws LinuxError */
-export function isAnonymous (fd: number): boolean {
-  return typeOf(statx(fd)) === 0
-}
-
-function statx (fd: number): DataView {
-  const view = new DataView(new ArrayBuffer(256))
-  check(statxC()(fd, '', AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_DIOALIGN, view), 'statx', () => ({ subject: `fd ${fd}` }))
-  return view
-}
-
-function typeOf (status: DataView): number {
-  return status.getUint16(28, true) & S_IFMT
 }
