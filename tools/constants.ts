@@ -7,7 +7,7 @@ import ts from 'typescript'
  * are looked up wherever they are used: V8 takes neither for the numbers that they are, and hot code computes with what might
  * be anything. Sources are as they were to a debugger: by line.
  *
- * A constant is what a module declares `const` with a type of one number.
+ * A constant is what a module declares `const` with a type of one number, or computes from numbers and such constants.
  *
  * @param entry the modules that are built, from the current directory.
  */
@@ -56,7 +56,28 @@ function numberOf (name: ts.Identifier, checker: ts.TypeChecker): number | undef
   const { valueDeclaration: declaration } = symbol !== undefined && (symbol.flags & ts.SymbolFlags.Alias) !== 0 ? checker.getAliasedSymbol(symbol) : symbol ?? {}
   if (declaration === undefined || !ts.isVariableDeclaration(declaration) || !isConstOfModule(declaration.parent)) return undefined
   const type = checker.getTypeAtLocation(declaration)
-  return type.isNumberLiteral() ? type.value : undefined
+  return type.isNumberLiteral() ? type.value : valueOf(declaration.initializer, checker)
+}
+
+const OPERATORS: Partial<Record<ts.SyntaxKind, (left: number, right: number) => number>> = {
+  [ts.SyntaxKind.PlusToken]: (left, right) => left + right,
+  [ts.SyntaxKind.MinusToken]: (left, right) => left - right,
+  [ts.SyntaxKind.AsteriskToken]: (left, right) => left * right,
+  [ts.SyntaxKind.SlashToken]: (left, right) => left / right,
+  [ts.SyntaxKind.AsteriskAsteriskToken]: (left, right) => left ** right,
+  [ts.SyntaxKind.LessThanLessThanToken]: (left, right) => left << right,
+  [ts.SyntaxKind.AmpersandToken]: (left, right) => left & right,
+  [ts.SyntaxKind.BarToken]: (left, right) => left | right
+}
+
+function valueOf (node: ts.Expression | undefined, checker: ts.TypeChecker): number | undefined {
+  if (node === undefined) return undefined
+  if (ts.isNumericLiteral(node)) return Number(node.text)
+  if (ts.isIdentifier(node)) return numberOf(node, checker)
+  if (ts.isParenthesizedExpression(node)) return valueOf(node.expression, checker)
+  if (!ts.isBinaryExpression(node)) return undefined
+  const [left, right] = [valueOf(node.left, checker), valueOf(node.right, checker)]
+  return left === undefined || right === undefined ? undefined : OPERATORS[node.operatorToken.kind]?.(left, right)
 }
 
 function isConstOfModule (list: ts.Node): boolean {

@@ -34,20 +34,32 @@ test('a constant of this module, of another one and of another package becomes i
   assert.match(text, /\[\(word & 4\) !== 0, word - -1, word & 65535, word === 1\]/)
 })
 
+test('a constant that is computed from others becomes its number', async () => {
+  const text = readFileSync(await bundle({
+    'computes.ts': `
+      import { BITS } from './bits.ts'
+      const SIZE = 1 << BITS, MASK = SIZE - 1, PLACES = (SIZE + 4) * 2 ** 3 / 2, FLAGS = (SIZE | 1) & 0x11
+      export function use (word: number) { return [word & MASK, word - PLACES, word | FLAGS] }`,
+    'bits.ts': 'export const BITS = 4'
+  }), 'utf8')
+  assert.match(text, /\[word & 15, word - 80, word \| 17\]/)
+})
+
 test('what is no constant number stays a name', async () => {
   const file = await bundle({
     'stays.ts': `
       const DEPTH = 4
       export let count = 1
-      export const twice = DEPTH * 2
+      export const twice = count * 2
       const object = { DEPTH: 7 }
       function shadowed (DEPTH: number) { return DEPTH + 1 }
       function narrowed (kind: 1 | 2) { return kind === 1 ? kind + 10 : kind + 20 }
       count++
-      export const all = [count + 0, twice + 0, object.DEPTH + 0, { DEPTH }.DEPTH + 0, shadowed(1), narrowed(2), typeof DEPTH]`
+      const text = DEPTH + 'th', parsed = Number('5'), compared = DEPTH < 5
+      export const all = [count + 0, twice + 0, text + 0, parsed + 0, compared || 0, object.DEPTH + 0, { DEPTH }.DEPTH + 0, shadowed(1), narrowed(2), typeof DEPTH]`
   })
   const { all } = await import(pathToFileURL(file).href)
-  assert.deepEqual(all, [2, 8, 7, 4, 2, 22, 'number'])
+  assert.deepEqual(all, [2, 2, '4th0', 5, true, 7, 4, 2, 22, 'number'])
 })
 
 test.run()

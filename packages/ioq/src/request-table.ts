@@ -34,7 +34,7 @@ export const IOVEC_WORDS = 4
 /** Requests of up to this many segments have their iovecs side by side, so that common ones share few cache lines. */
 const INLINE_SEGMENTS = 8
 /** Words of their iovecs. */
-const INLINE_WORDS = 32
+const INLINE_WORDS = INLINE_SEGMENTS * IOVEC_WORDS
 
 /**
  * The requests of a queue as a structure of arrays, indexed by request id. The iovecs are native memory that the

@@ -4,7 +4,7 @@ import { addressOf } from './address.ts'
 /** The most descriptors that a chain may have, an indirect table's included: as many as one vectored I/O takes (IOV_MAX). */
 export const CHAIN_DESCRIPTORS_MAX = 1024
 /** As many, and a little room for descriptors that straddle regions and become several segments. */
-const SEGMENTS_MAX = 1088
+const SEGMENTS_MAX = CHAIN_DESCRIPTORS_MAX + 64
 const BYTES_MAX = 0xffffffff
 
 /**
