@@ -8,9 +8,14 @@ const GROWTH = 4
 /** Of requests that are complete at once, the bounds of a batch, and what a queue's depth may be divided by to make one. */
 const MIN = 2
 const MAX = 64
-const DIVISORS = Float64Array.of(4, 3, 1.75)
-/** A queue is as deep as it was, while as much of it as this is available at some time of two epochs: the rest is with the guest. */
-const SHALLOWER = 0.7
+const DIVISORS = Float64Array.of(4, 3, 1.75, 1.3)
+/**
+ * A queue is as deep as it was, while its depth divided by this is available at some time of two epochs: batches may take turns, one
+ * of 19 being with the device and one of 13 with the guest.
+ */
+const SHALLOWER = 1.75
+/** What was found for one depth counts for another one that differs by less. */
+const SIMILAR = 0.7
 /** More than these make no larger batch. */
 const ENOUGH = MAX * DIVISORS[0]!
 /** Or, where that is more, all but what takes as long as a slow guest needs to wake up, in microseconds. */
@@ -34,7 +39,7 @@ const MEAN = 2
  * complete as soon as they are submitted, guest and device would take turns, each asleep while the other works: so the
  * guest is woken by the first part of what is there, and by the time that it is awake the device has done the others.
  * How large a part is best depends on how long a guest needs to wake up, and that on the machine: several from a quarter to
- * more than a half of the queue's depth are tried. Where many are there, or where they take long, a batch is all but as many as
+ * three quarters of the queue's depth are tried. Where many are there, or where they take long, a batch is all but as many as
  * are done in that time, for fewer interrupts are less work.
  */
 export class BatchSize {
@@ -73,7 +78,7 @@ export class BatchSize {
     this.#most = Math.max(this.#most, available)
     this.#depth = Math.max(this.#depth, available)
     // Of what is there at most, not of what there is just now: the fewer were left, the smaller batches would become.
-    const part = Math.trunc(this.#depth / DIVISORS[this.#trials.current]!)
+    const part = Math.ceil(this.#depth / DIVISORS[this.#trials.current]!)
     const others = Math.trunc(WAKE_UP / this.#times[MEAN]!)
     return Math.min(MAX, Math.max(MIN, part, available - others))
   }
@@ -87,7 +92,7 @@ export class BatchSize {
     this.#isTimed = false
   }
 
-  /** The thread is about to sleep. */
+  /** The queue has nothing to do: its thread is about to sleep. */
   sleep (): void {
     this.#trials.spoil()
   }
@@ -100,8 +105,8 @@ export class BatchSize {
   /** What was found for one depth is not known for another. */
   #endEpoch (): void {
     const most = Math.max(this.#most, this.#mostBefore)
-    if (most < this.#depth * SHALLOWER) this.#depth = most
-    if (this.#depth < this.#depthOfTrials * SHALLOWER || this.#depthOfTrials < this.#depth * SHALLOWER) {
+    if (most < Math.trunc(this.#depth / SHALLOWER)) this.#depth = most
+    if (this.#depth < this.#depthOfTrials * SIMILAR || this.#depthOfTrials < this.#depth * SIMILAR) {
       this.#depthOfTrials = this.#depth
       this.#trials.forget()
     }

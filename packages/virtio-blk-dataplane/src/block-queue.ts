@@ -178,8 +178,9 @@ export class BlockQueue {
   arm (): boolean {
     if (this.#armed || this.stopping || this.#gate.isGivenUp) return true
     this.#armed = true
+    if (this.#vring.enableNotification() !== 'empty') return !this.serve()
     this.#batchSize.sleep()
-    return this.#vring.enableNotification() === 'empty' || !this.serve()
+    return true
   }
 
   /** Whether there is something to do, told without a system call. */

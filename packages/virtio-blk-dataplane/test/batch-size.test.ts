@@ -59,8 +59,19 @@ test('a batch is a part of the depth of the queue, not of what there is just now
   assert.deepEqual(serve(8, 1), [2, 2, 2, 2])
 })
 
+test('a queue is as deep while the guest has nearly half of it', () => {
+  const { serve, batch } = make()
+  serve(2, 1)
+  serve(32, 1)
+  for (let turn = 0; turn < 160; turn++) {
+    batch.sleep()
+    serve(19, 1)
+  }
+  assert.deepEqual(serve(19, 1), [8, 8, 3])
+})
+
 test('of many, a batch is all but what takes as long as a guest needs to wake up', () => {
-  assert.deepEqual(learnt(1)(110), [50, 27, 27, 6])
+  assert.deepEqual(learnt(1)(110), [50, 28, 28, 4])
   assert.deepEqual(learnt(2)(64), [34, 16, 14])
 })
 

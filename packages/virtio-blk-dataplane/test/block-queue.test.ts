@@ -245,6 +245,39 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
     assert.deepEqual([served, guest.raw.getUsedIndex()], [1000, 1000])
   })
 
+  test('a look at the ring that finds more is no sleep: meanwhile other sizes of batches are tried', () => {
+    const guest = new Guest({ size: 128 })
+    const heads = Array.from({ length: 32 }, (_, index) => 3 * index)
+    for (const head of heads) {
+      guest.raw.chain([
+        { address: guest.header(VIRTIO_BLK_T_IN, 0), length: 16 },
+        { address: guest.allocate(513), length: 513, flags: VIRTQ_DESC_F_WRITE }
+      ], head)
+    }
+    const sizes = new Set<number>()
+    let pushed = 0
+    class Refilled extends SplitVring {
+      override push (head: number, written: number): void {
+        super.push(head, written)
+        pushed++
+      }
+
+      override publish (): void {
+        super.publish()
+        sizes.add(pushed)
+        pushed = 0
+      }
+
+      override enableNotification (): 'empty' | 'more' {
+        guest.raw.available(...heads)
+        return super.enableNotification()
+      }
+    }
+    const { queue } = queueHere(guest, { vring: new Refilled(guest.memory, { ...guest.layout, features: guest.setup.features }) })
+    for (let turn = 0; turn < 400; turn++) assert.equal(queue.arm(), false)
+    for (const size of [8, 11, 19, 25]) assert.ok(sizes.has(size), `batches of ${[...sizes].join(', ')}`)
+  })
+
   for (const { name, disk, init, flush, survives } of [
     { name: 'written back, and not flushed: may be lost', disk: false, init: false, flush: false, survives: false },
     { name: 'written back, and flushed: is there', disk: false, init: false, flush: true, survives: true },
