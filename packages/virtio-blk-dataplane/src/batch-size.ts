@@ -51,6 +51,11 @@ export class BatchSize {
   #isInline = false
   #isTimed = false
   #turn = 0
+  /**
+   * The next batch is a small one. Where 19 and 13 of 32 take turns with device and guest, there are never more than 19: no larger
+   * batch can be tried, unless something is with neither of them for once.
+   */
+  #isOutOfStep = false
   /** The most that was available at once for long now; and what it was when the trials began. */
   #depth = 0
   #depthOfTrials = 0
@@ -78,7 +83,8 @@ export class BatchSize {
     this.#most = Math.max(this.#most, available)
     this.#depth = Math.max(this.#depth, available)
     // Of what is there at most, not of what there is just now: the fewer were left, the smaller batches would become.
-    const part = Math.ceil(this.#depth / DIVISORS[this.#trials.current]!)
+    const part = Math.ceil(this.#depth / DIVISORS[this.#isOutOfStep ? 0 : this.#trials.current]!)
+    this.#isOutOfStep = false
     const others = Math.trunc(WAKE_UP / this.#times[MEAN]!)
     return Math.min(MAX, Math.max(MIN, part, available - others))
   }
@@ -90,6 +96,11 @@ export class BatchSize {
     if (this.#isInline) this.#learn(completed)
     else this.#trials.spoil()
     this.#isTimed = false
+  }
+
+  /** The guest was interrupted. */
+  interrupt (): void {
+    this.#trials.interrupt()
   }
 
   /** The queue has nothing to do: its thread is about to sleep. */
@@ -104,6 +115,7 @@ export class BatchSize {
 
   /** What was found for one depth is not known for another. */
   #endEpoch (): void {
+    this.#isOutOfStep = true
     const most = Math.max(this.#most, this.#mostBefore)
     if (most < Math.trunc(this.#depth / SHALLOWER)) this.#depth = most
     if (this.#depth < this.#depthOfTrials * SIMILAR || this.#depthOfTrials < this.#depth * SIMILAR) {

@@ -397,6 +397,7 @@ export class BlockQueue {
     this.#vring.publish()
     if (!this.#vring.shouldNotify() || this.call === undefined) return
     this.#counters[INTERRUPTS]!++
+    this.#batchSize.interrupt()
     this.call.notify()
   }
 

@@ -9,20 +9,18 @@ const TRIAL = 32
 /** The weight of what was timed before, against the last epoch; of choices that are seldom timed. */
 const MEMORY = 16
 const MEMORY_TRIED = 4
-/**
- * Of choices that cost nearly the same the later one is taken: how much of another's cost its own may seem. A guest is
- * interrupted less often then, which costs it more than it costs the device.
- */
-const BIAS = 0.9
+/** What an interrupt costs the guest, in microseconds: it is woken, enters its handler, and sleeps again. */
+const INTERRUPT = 4
 
 // Places in `#times`.
 const BEGIN = 0
 const END = 1
 
 /**
- * Finds out by trying which of a few choices costs least time a request, and goes on trying, since that changes with the
- * load. The time is all that passes, a guest's answer being waited for included: what is to be compared is how well
- * device and guest work together. Epochs in which the thread sleeps are no measure: they take as long as the guest likes.
+ * Finds out by trying which of a few choices costs least a request, and goes on trying, since that changes with the load.
+ * The cost is all the time that passes, a guest's answer being waited for included, and what interrupts cost the guest: what is
+ * to be compared is how well device and guest work together. Epochs in which the thread sleeps are no measure: they take as
+ * long as the guest likes.
  */
 export class Trials {
   /** The choice for now. */
@@ -35,6 +33,7 @@ export class Trials {
   readonly #clock: Clock
   #batches = 0
   #requests = 0
+  #interrupts = 0
   /** This epoch is no measure: nor is the first one, which began at no time. */
   #spoilt = true
   /** Epochs that choices take turns in, from the next one on. */
@@ -62,6 +61,11 @@ export class Trials {
     return true
   }
 
+  /** The guest was interrupted. */
+  interrupt (): void {
+    this.#interrupts++
+  }
+
   /** What is going on now says nothing about choices. */
   spoil (): void {
     this.#spoilt = true
@@ -82,7 +86,7 @@ export class Trials {
     this.current = this.#spoilt ? this.#prefer() : this.#next()
     times[BEGIN] = times[END]!
     this.#spoilt = false
-    this.#batches = this.#requests = 0
+    this.#batches = this.#requests = this.#interrupts = 0
   }
 
   /** An epoch that takes many times as long as usual was interrupted by others: it counts as two of the usual. */
@@ -91,7 +95,7 @@ export class Trials {
     const costs = this.#costs
     const choice = this.current
     const known = costs[choice]!
-    const cost = (times[END]! - times[BEGIN]!) / this.#requests
+    const cost = (times[END]! - times[BEGIN]! + INTERRUPT * this.#interrupts) / this.#requests
     // As many as count: not a number that grows for ever.
     const epochs = this.#known[choice] = Math.min(this.#known[choice]! + 1, MEMORY)
     const weight = Math.min(epochs, this.#tries ? MEMORY_TRIED : MEMORY)
@@ -134,7 +138,7 @@ export class Trials {
     const costs = this.#costs
     let best = 0
     for (let choice = 1; choice < costs.length; choice++) {
-      if (costs[choice]! > 0 && costs[choice]! * BIAS <= costs[best]!) best = choice
+      if (costs[choice]! > 0 && costs[choice]! < costs[best]!) best = choice
     }
     return best
   }

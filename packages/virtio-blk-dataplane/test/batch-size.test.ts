@@ -118,9 +118,9 @@ test('a batch that submitted nothing says nothing about requests', () => {
 /**
  * A device that never sleeps, and a guest that does: it keeps `depth` requests in flight, is interrupted when something is
  * shown to it while it sleeps, needs `wakeUp` to wake up, and then takes all that is complete and submits as many anew, until
- * it finds nothing. Microseconds. @returns the mean size of a batch, once it had time to be found
+ * it finds nothing. Microseconds. @returns the mean size of a batch and interrupts for each request, once there was time to find it
  */
-function meanBatch ({ depth, wakeUp }: { depth: number, wakeUp: number }): number {
+function settled ({ depth, wakeUp }: { depth: number, wakeUp: number }): { mean: number, interrupts: number } {
   const [request, system, interrupt, guest] = [1, 3, 5, 0.4]
   let now = 1e9
   let available = depth
@@ -139,6 +139,7 @@ function meanBatch ({ depth, wakeUp }: { depth: number, wakeUp: number }): numbe
   }
   let batches = 0
   let requests = 0
+  let interrupts = 0
   for (let turn = 0; turn < 20_000; turn++) {
     if (available === 0) now = awakeAt
     guestActs()
@@ -151,12 +152,14 @@ function meanBatch ({ depth, wakeUp }: { depth: number, wakeUp: number }): numbe
     if (awakeAt === Infinity) {
       awakeAt = now + wakeUp
       now += interrupt
+      batch.interrupt()
+      if (turn >= 10_000) interrupts++
     }
     if (turn < 10_000) continue
     batches++
     requests += size
   }
-  return requests / batches
+  return { mean: requests / batches, interrupts: interrupts / requests }
 }
 
 test('what was found for one depth is forgotten for another', () => {
@@ -171,16 +174,22 @@ test('what was found for one depth is forgotten for another', () => {
 
 test('where guests wake up soon, more than a quarter is a batch', () => {
   for (const depth of [8, 16, 32]) {
-    const mean = meanBatch({ depth, wakeUp: 6 })
+    const { mean } = settled({ depth, wakeUp: 6 })
     assert.ok(mean > depth * 0.3, `${mean} of ${depth}`)
   }
 })
 
-test('where guests wake up late, a third at most is a batch', () => {
+test('where guests wake up late, a quarter at most is a batch', () => {
   for (const depth of [32, 48, 64]) {
-    const mean = meanBatch({ depth, wakeUp: 60 })
-    assert.ok(mean < depth * 0.34, `${mean} of ${depth}`)
+    const { mean } = settled({ depth, wakeUp: 60 })
+    assert.ok(mean < depth * 0.26, `${mean} of ${depth}`)
   }
+})
+
+test('a larger batch is found where smaller ones keep guest and device in step', () => {
+  // By 19 and 13 in turns a guest is interrupted for each batch; after 25 it is awake when the other 7 are done.
+  const { interrupts } = settled({ depth: 32, wakeUp: 10 })
+  assert.ok(interrupts < 0.04, `${interrupts} interrupts for each request`)
 })
 
 test.run()

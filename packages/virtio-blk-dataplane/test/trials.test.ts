@@ -5,8 +5,8 @@ import { Trials } from '../src/trials.ts'
 /** Batches of an epoch, as the source has it. */
 const EPOCH = 32
 
-/** Three choices whose cost, in microseconds a request, the test sets. */
-function make (costs: number[]): { trials: Trials, epoch: (spoil?: boolean) => number, epochs: (count: number) => number[] } {
+/** Three choices whose cost, in microseconds a request, the test sets, and how many interrupts an epoch has by each. */
+function make (costs: number[], interrupts: (choice: number) => number = () => 0): { trials: Trials, epoch: (spoil?: boolean) => number, epochs: (count: number) => number[] } {
   let now = 1e9
   const trials = new Trials(costs.length, (times, at) => { times[at] = now })
   /** One epoch of batches of 10. @returns the choice that it was done by */
@@ -15,6 +15,7 @@ function make (costs: number[]): { trials: Trials, epoch: (spoil?: boolean) => n
     for (let batch = 1; batch <= EPOCH; batch++) {
       now += 10 * costs[current]!
       if (spoil) trials.spoil()
+      if (batch <= interrupts(current)) trials.interrupt()
       assert.equal(trials.count(10), batch === EPOCH)
     }
     return current
@@ -46,10 +47,15 @@ test('the choice that costs least is found, wherever it is, and others are tried
   }
 })
 
-test('of choices that cost the same the last one is taken, and one that costs a little more is not left for less', () => {
-  const { epochs } = make([1, 1.2, 1.02])
-  epochs(400)
-  assert.ok(epochs(320)[2]! >= 300)
+test('an interrupt counts as 4 microseconds', () => {
+  // Of 320 requests an epoch: choices of 1, 1.1 and 1.2 microseconds each, with 32 interrupts, none, and none.
+  for (const [interrupts, preferred] of [[32, 1], [5, 0]] as const) {
+    const { trials, epoch, epochs } = make([1, 1.1, 1.2], (choice) => choice === 0 ? interrupts : 0)
+    epochs(400)
+    assert.ok(epochs(320)[preferred]! >= 300, `${interrupts} interrupts`)
+    epoch(true)
+    assert.equal(trials.current, preferred)
+  }
 })
 
 test('what has become dearer is left', () => {
