@@ -145,19 +145,27 @@ export class ThreadDevice implements Member {
       log,
       alwaysWriteThrough: !hasFeature(ring.features, VIRTIO_BLK_F_FLUSH)
     })
+    const onCompletion = (): void => this.#onCompletion(index)
+    const sources = this.#watch(queue, kick, onCompletion)
+    const abort = engine instanceof DiskEngine ? () => engine.abort() : undefined
+    this.#setServed(index, { kick, queue, onCompletion, ...sources, error, abort, stopCommand: undefined })
+    // Whoever kept the record before may have been killed between showing the guest a completion and interrupting it.
+    if (data.inflight !== undefined) call?.notify()
+    return { name: queue.ioq.engine, rejected: queue.ioq.rejected }
+  }
+
+  /** Watches what wakes a queue, all of it or nothing: where that fails, the queue is closed. */
+  #watch (queue: BlockQueue, kick: EventNotifier, onCompletion: () => void): Pick<DeviceQueue, 'kickSource' | 'completionSource'> {
+    const { poll } = this.#loop
+    let kickSource: EventSource | undefined
     try {
-      const kickSource = this.#loop.poll.add(kick, () => queue.onKick(), { edges: true })
-      const onCompletion = (): void => this.#onCompletion(index)
-      const completionSource = this.#loop.poll.add(EventNotifier.fromFd(queue.ioq.completionFd), onCompletion, { edges: true })
-      const abort = engine instanceof DiskEngine ? () => engine.abort() : undefined
-      this.#setServed(index, { kick, queue, onCompletion, kickSource, completionSource, error, abort, stopCommand: undefined })
-      // Whoever kept the record before may have been killed between showing the guest a completion and interrupting it.
-      if (data.inflight !== undefined) call?.notify()
+      kickSource = poll.add(kick, () => queue.onKick(), { edges: true })
+      return { kickSource, completionSource: poll.add(EventNotifier.fromFd(queue.ioq.completionFd), onCompletion, { edges: true }) }
     } catch (error) {
+      if (kickSource !== undefined) poll.remove(kickSource)
       queue.ioq.close()
       throw error
     }
-    return { name: queue.ioq.engine, rejected: queue.ioq.rejected }
   }
 
   #makeEngine (memory: GuestMemory, depth: number): ReturnType<EngineMaker> {

@@ -193,6 +193,17 @@ test('an engine that cannot be opened fails the start with its error', async () 
   assert.equal(plane.state, 'created')
 })
 
+test('bug: of a queue whose completions cannot be watched the kicks still were, and ended the thread', async () => {
+  const plane = make({ queues: 2, engine: throwing('second watch') })
+  const [player, other] = [guest(), guest()]
+  await plane.start([player.setup])
+  await assert.rejects(plane.startQueue(1, other.setup), { code: 'EPERM' })
+  other.kick.notify()
+  assert.deepEqual((await player.read(5, 512)).data, sectorPattern(5, 1))
+  await plane.startQueue(1, other.setup)
+  assert.deepEqual((await other.read(6, 512)).data, sectorPattern(6, 1))
+})
+
 test('start serves what is in the ring already, though nobody kicks', async () => {
   const player = guest()
   const reads = [1, 2, 3].map((sector) => player.read(sector, 512))

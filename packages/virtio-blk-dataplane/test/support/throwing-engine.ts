@@ -1,12 +1,17 @@
 // An engine module with faults of its own: where it throws, the data-plane thread does.
+import { openSync } from 'node:fs'
 import { type Engine, openEngine } from '@node-vmm/ioq'
 import type { EngineFactory, EngineModule } from '../../src/index.ts'
 
-type Where = 'open' | 'submit' | 'reap' | 'exit'
+type Where = 'open' | 'second watch' | 'submit' | 'reap' | 'exit'
+
+let opened = 0
 
 const factory: EngineFactory = (options, where) => {
   if (where === 'open') throw Object.assign(new Error('no engine today'), { code: 'ENOTODAY' })
   const { engine } = openEngine('auto', options)
+  // epoll takes no regular file.
+  if (where === 'second watch' && opened++ === 1) Object.assign(engine, { completionFd: openSync(new URL(import.meta.url), 'r') })
   if (where === 'submit') engine.submit = () => { throw new Error('submit went wrong') }
   if (where === 'reap') throwAtReap(engine)
   if (where === 'exit') engine.submit = () => process.exit(3)
