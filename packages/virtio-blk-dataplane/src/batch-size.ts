@@ -10,8 +10,8 @@ const MIN = 2
 const MAX = 64
 const DIVISORS = Float64Array.of(4, 3, 1.75, 1.3)
 /**
- * A queue is as deep as it was, while its depth divided by this is available at some time of two epochs: batches may take turns, one
- * of 19 being with the device and one of 13 with the guest.
+ * A queue is as deep as it was while its depth divided by this is available at some time of two epochs of the trials: the rest is
+ * with the guest, where batches of 19 and 13 take turns.
  */
 const SHALLOWER = 1.75
 /** What was found for one depth counts for another one that differs by less. */
@@ -52,8 +52,8 @@ export class BatchSize {
   #isTimed = false
   #turn = 0
   /**
-   * The next batch is a small one. Where 19 and 13 of 32 take turns with device and guest, there are never more than 19: no larger
-   * batch can be tried, unless something is with neither of them for once.
+   * The next batch is a small one. Where batches of 19 and 13 take turns, one with the device and one with the guest, there are never
+   * more than 19: no larger batch would ever be tried.
    */
   #isOutOfStep = false
   /** The most that was available at once for long now; and what it was when the trials began. */
