@@ -26,11 +26,15 @@ const COST = 1
 const TIMED = 16
 /** The weight of the batches timed before, against the last one. */
 const MEMORY = 8
+/** A guest that keeps its queue busy answers in less, in microseconds: a longer sleep is as long as the guest likes. */
+const LONG = 150
 
 // Places in `#times`.
 const BEGIN = 0
 const END = 1
 const MEAN = 2
+const ASLEEP = 3
+const AWAKE = 4
 
 /**
  * How many requests of a queue to take in at once.
@@ -44,12 +48,13 @@ const MEAN = 2
  */
 export class BatchSize {
   // Microseconds, in memory: as fields, arguments or results they would be objects.
-  readonly #times = Float64Array.of(0, 0, COST)
+  readonly #times = Float64Array.of(0, 0, COST, 0, 0)
   readonly #clock: Clock
   readonly #trials: Trials
   /** The last requests were complete as soon as they were submitted. */
   #isInline = false
   #isTimed = false
+  #isAsleep = false
   #turn = 0
   /**
    * The next batch is a small one. Where batches of 19 and 13 take turns, one with the device and one with the guest, there are never
@@ -75,6 +80,7 @@ export class BatchSize {
    * @returns how many requests it may have
    */
   begin (batches: number, vring: Pick<Virtqueue, 'countAvailable'>): number {
+    if (this.#isAsleep) this.#wakeUp()
     if (!this.#isInline) return Math.min(MAX, FIRST * GROWTH ** batches)
     this.#turn = (this.#turn + 1) % TIMED
     this.#isTimed = this.#turn === 0
@@ -105,7 +111,16 @@ export class BatchSize {
 
   /** The queue has nothing to do: its thread is about to sleep. */
   sleep (): void {
-    this.#trials.spoil()
+    if (!this.#isInline) return
+    this.#isAsleep = true
+    this.#clock(this.#times, ASLEEP)
+  }
+
+  #wakeUp (): void {
+    const times = this.#times
+    this.#isAsleep = false
+    this.#clock(times, AWAKE)
+    if (times[AWAKE]! - times[ASLEEP]! > LONG) this.#trials.spoil()
   }
 
   #learn (completed: number): void {

@@ -19,8 +19,7 @@ const END = 1
 /**
  * Finds out by trying which of a few choices costs least a request, and goes on trying, since that changes with the load.
  * The cost is all the time that passes, a guest's answer being waited for included, and what interrupts cost the guest: what is
- * to be compared is how well device and guest work together. Epochs in which the thread sleeps are no measure: they take as
- * long as the guest likes.
+ * to be compared is how well device and guest work together. Epochs in which the guest has nothing to do are no measure.
  */
 export class Trials {
   /** The choice for now. */

@@ -2,8 +2,16 @@ import assert from 'node:assert/strict'
 import { test } from 'uvu'
 import { BatchSize } from '../src/batch-size.ts'
 
-/** Batches whose time the test sets: `serve` is the sizes of the batches that take `available` requests in, all of them. */
-function make (): { serve: (available: number, microseconds: number) => number[], batch: BatchSize } {
+interface Timed {
+  readonly batch: BatchSize
+  /** The sizes of the batches that take so many requests in. */
+  serve (available: number, microseconds: number): number[]
+  /** The thread sleeps. @param microseconds by default so long that no sizes are compared */
+  sleep (microseconds?: number): void
+}
+
+/** Batches whose time the test sets. */
+function make (): Timed {
   let now = 1e9
   const batch = new BatchSize((times, at) => { times[at] = now })
   const serve = (available: number, microseconds: number): number[] => {
@@ -17,14 +25,18 @@ function make (): { serve: (available: number, microseconds: number) => number[]
     }
     return sizes
   }
-  return { serve, batch }
+  const sleep = (microseconds = 200): void => {
+    batch.sleep()
+    now += microseconds
+  }
+  return { serve, batch, sleep }
 }
 
 /** As `make`, with requests of so many microseconds known. The thread sleeps between turns: no part is tried. */
 function learnt (microseconds: number): (available: number) => number[] {
-  const { serve, batch } = make()
+  const { serve, sleep } = make()
   for (let turn = 0; turn < 1000; turn++) {
-    batch.sleep()
+    sleep()
     serve(16, microseconds)
   }
   return (available) => serve(available, microseconds)
@@ -48,23 +60,23 @@ test('of requests that are complete at once a quarter is a batch at first, and w
 })
 
 test('a batch is a part of the depth of the queue, not of what there is just now; a lower depth is noticed', () => {
-  const { serve, batch } = make()
+  const { serve, sleep } = make()
   serve(2, 1)
   serve(32, 1)
   assert.deepEqual(serve(12, 1), [8, 4])
   for (let turn = 0; turn < 160; turn++) {
-    batch.sleep()
+    sleep()
     serve(8, 1)
   }
   assert.deepEqual(serve(8, 1), [2, 2, 2, 2])
 })
 
 test('a queue is as deep while the guest has nearly half of it', () => {
-  const { serve, batch } = make()
+  const { serve, sleep } = make()
   serve(2, 1)
   serve(32, 1)
   for (let turn = 0; turn < 160; turn++) {
-    batch.sleep()
+    sleep()
     serve(19, 1)
   }
   assert.deepEqual(serve(19, 1), [8, 8, 3])
@@ -84,10 +96,10 @@ test('a batch has 64 requests at most', () => {
 })
 
 test('a batch that was interrupted for long changes little', () => {
-  const { serve, batch } = make()
+  const { serve, sleep } = make()
   const turns = (count: number, microseconds: number): void => {
     for (let turn = 0; turn < count; turn++) {
-      batch.sleep()
+      sleep()
       serve(16, microseconds)
     }
   }
@@ -170,6 +182,19 @@ test('what was found for one depth is forgotten for another', () => {
   // Too few epochs for a trial: only choices that take turns anew make batches of other sizes.
   const tried = new Set(turns(200, 32))
   assert.ok(tried.size >= 3, `batches of ${[...tried]}`)
+})
+
+test('a sleep is a part of what requests cost, but a long one is as long as the guest likes', () => {
+  for (const [microseconds, tried] of [[20, true], [200, false]] as const) {
+    const { serve, sleep } = make()
+    serve(2, 1)
+    const first = new Set<number>()
+    for (let turn = 0; turn < 2000; turn++) {
+      sleep(microseconds)
+      first.add(serve(32, 1)[0]!)
+    }
+    assert.equal(first.size > 1, tried, `batches of ${[...first]} after sleeps of ${microseconds} µs`)
+  }
 })
 
 test('where guests wake up soon, more than a quarter is a batch', () => {

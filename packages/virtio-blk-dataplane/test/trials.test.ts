@@ -89,7 +89,7 @@ test('what is forgotten is found out anew', () => {
   assert.equal(epochs(5)[1], 0)
 })
 
-test('epochs in which the thread sleeps are no measure, and nothing is tried meanwhile', () => {
+test('epochs in which the guest had nothing to do are no measure, and nothing is tried meanwhile', () => {
   const costs = [2, 1, 2]
   const { epoch, epochs } = make(costs)
   epochs(400)
