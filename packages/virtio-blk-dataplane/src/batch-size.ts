@@ -106,7 +106,7 @@ export class BatchSize {
 
   /** The guest was interrupted. */
   interrupt (): void {
-    this.#trials.interrupt()
+    if (this.#isInline) this.#trials.interrupt()
   }
 
   /** The queue has nothing to do: its thread is about to sleep. */
