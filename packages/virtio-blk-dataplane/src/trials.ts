@@ -2,8 +2,8 @@ import { type Clock, monotonicClock } from './clock.ts'
 
 /** Batches that are timed together, to compare one choice with another. */
 const EPOCH = 32
-/** Epochs of each choice, taking turns, before one is preferred. */
-const ROUNDS = 8
+/** Epochs of each choice, taking turns, before one is preferred: the first ones are slow by whichever, while guest and device warm up. */
+const ROUNDS = 24
 /** Of the epochs after that, one in as many tries another choice than the best. */
 const TRIAL = 32
 /** The weight of what was timed before, against the last epoch; of choices that are seldom timed. */

@@ -2,8 +2,9 @@ import assert from 'node:assert/strict'
 import { test } from 'uvu'
 import { Trials } from '../src/trials.ts'
 
-/** Batches of an epoch, as the source has it. */
+/** Batches of an epoch, and epochs that each choice has before one is preferred, as the source has them. */
 const EPOCH = 32
+const ROUNDS = 24
 
 /** Three choices whose cost, in microseconds a request, the test sets, and how many interrupts an epoch has by each. */
 function make (costs: number[], interrupts: (choice: number) => number = () => 0): { trials: Trials, epoch: (spoil?: boolean) => number, epochs: (count: number) => number[] } {
@@ -33,7 +34,7 @@ test('the first choice is taken until something is known, then all take turns, b
   const { trials, epoch, epochs } = make([1, 2, 2])
   for (let turn = 0; turn < 5; turn++) assert.equal(epoch(true), 0)
   assert.equal(epoch(), 0)
-  assert.deepEqual(epochs(24), [8, 8, 8])
+  assert.deepEqual(epochs(3 * ROUNDS), [ROUNDS, ROUNDS, ROUNDS])
   assert.equal(trials.current, 0)
 })
 
@@ -85,7 +86,7 @@ test('what is forgotten is found out anew', () => {
   costs[1] = 10
   trials.forget()
   assert.equal(epoch(), 1)
-  epochs(24)
+  epochs(3 * ROUNDS)
   assert.equal(epochs(5)[1], 0)
 })
 
