@@ -2,6 +2,18 @@ import { fileURLToPath } from 'node:url'
 import type { Plugin } from 'esbuild'
 import ts from 'typescript'
 
+/** What a constant may be computed by. */
+const OPERATORS: Partial<Record<ts.SyntaxKind, (left: number, right: number) => number>> = {
+  [ts.SyntaxKind.PlusToken]: (left, right) => left + right,
+  [ts.SyntaxKind.MinusToken]: (left, right) => left - right,
+  [ts.SyntaxKind.AsteriskToken]: (left, right) => left * right,
+  [ts.SyntaxKind.SlashToken]: (left, right) => left / right,
+  [ts.SyntaxKind.AsteriskAsteriskToken]: (left, right) => left ** right,
+  [ts.SyntaxKind.LessThanLessThanToken]: (left, right) => left << right,
+  [ts.SyntaxKind.AmpersandToken]: (left, right) => left & right,
+  [ts.SyntaxKind.BarToken]: (left, right) => left | right
+}
+
 /**
  * Has numbers in place of the constants that stand for them. A bundle's constants are variables, and those of another module
  * are looked up wherever they are used: V8 takes neither for the numbers that they are, and hot code computes with what might
@@ -57,17 +69,6 @@ function numberOf (name: ts.Identifier, checker: ts.TypeChecker): number | undef
   if (declaration === undefined || !ts.isVariableDeclaration(declaration) || !isConstOfModule(declaration.parent)) return undefined
   const type = checker.getTypeAtLocation(declaration)
   return type.isNumberLiteral() ? type.value : valueOf(declaration.initializer, checker)
-}
-
-const OPERATORS: Partial<Record<ts.SyntaxKind, (left: number, right: number) => number>> = {
-  [ts.SyntaxKind.PlusToken]: (left, right) => left + right,
-  [ts.SyntaxKind.MinusToken]: (left, right) => left - right,
-  [ts.SyntaxKind.AsteriskToken]: (left, right) => left * right,
-  [ts.SyntaxKind.SlashToken]: (left, right) => left / right,
-  [ts.SyntaxKind.AsteriskAsteriskToken]: (left, right) => left ** right,
-  [ts.SyntaxKind.LessThanLessThanToken]: (left, right) => left << right,
-  [ts.SyntaxKind.AmpersandToken]: (left, right) => left & right,
-  [ts.SyntaxKind.BarToken]: (left, right) => left | right
 }
 
 function valueOf (node: ts.Expression | undefined, checker: ts.TypeChecker): number | undefined {
