@@ -24,8 +24,8 @@ import type { TraceWriter } from './trace-ring.ts'
 // - Nothing of guest memory is read twice: the chain and the header are copied, then judged.
 // - Nothing is allocated for a request.
 // - One submission a batch, one look at the guest's wish for an interrupt a batch.
-// - The clock is looked at once a batch, and again when something of it is complete; where nobody measures or traces, for
-//   one batch of several.
+// - The clock is looked at once a batch, when the first of it is off the ring (before, the guest may not have made it
+//   available), and again when something of it is complete; where nobody measures or traces, for one batch of several.
 // - A batch is counted in by the gate before it is popped: whoever drains sees all of it or nothing.
 
 /** Batches on end before other queues and commands have their turn: a guest that never stops must not keep the thread. */
@@ -203,18 +203,20 @@ export class BlockQueue {
   #takeIn (batches: number): void {
     const vring = this.#vring
     vring.disableNotification()
-    this.#beginBatch()
+    this.#lookWhetherMeasured()
     const size = this.#batchSize.begin(batches, vring)
     vring.prefetch(this.#chain.memory, size)
-    for (let budget = size; budget > 0 && vring.pop(this.#chain) === 'chain'; budget--) this.#process(this.#chain)
+    for (let budget = size; budget > 0 && vring.pop(this.#chain) === 'chain'; budget--) {
+      if (budget === size) this.#lookAtClock()
+      this.#process(this.#chain)
+    }
     this.#reportFault()
   }
 
-  #beginBatch (): void {
+  #lookWhetherMeasured (): void {
     const measures = this.#counters[MEASURES] !== 0
     if (measures !== this.#measures) this.#latency.forget()
     this.#measures = measures
-    this.#lookAtClock()
   }
 
   #lookAtClock (): void {

@@ -6,10 +6,13 @@ import { VolatileDisk } from '@node-vmm/ioq/testing'
 import { SplitVring, VIRTQ_DESC_F_WRITE, type VringFault } from '@node-vmm/vring'
 import { suite } from 'uvu'
 import { BlockQueue, type BlockQueueInit } from '../src/block-queue.ts'
+import { monotonicClock } from '../src/clock.ts'
 import { Gate } from '../src/gate.ts'
 import type { ServedDisk } from '../src/disk.ts'
 import { Image } from '../src/image.ts'
 import { StatisticsTable } from '../src/statistics.ts'
+import { allocateTraceRing, TraceReader, TraceWriter } from '../src/trace-ring.ts'
+import { decodeTrace } from '../src/trace.ts'
 import {
   DataPlane, SECTOR_BYTES, VIRTIO_BLK_F_RO, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
   VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT
@@ -243,6 +246,30 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
     for (let turns = 1; !queue.arm() && turns < 1000; turns++) assert.equal(guest.raw.getUsedIndex(), served)
     assert.equal(queue.isBusy, false)
     assert.deepEqual([served, guest.raw.getUsedIndex()], [1000, 1000])
+  })
+
+  test('a request made available while a batch begins is traced as taken off the ring after that', () => {
+    const guest = new Guest({ size: 16 })
+    guest.raw.chain([
+      { address: guest.header(VIRTIO_BLK_T_GET_ID, 0), length: 16 },
+      { address: guest.allocate(21), length: 21, flags: VIRTQ_DESC_F_WRITE }
+    ])
+    const available = new Float64Array(1)
+    class JustInTime extends SplitVring {
+      override prefetch (): void {
+        monotonicClock()(available, 0)
+        guest.raw.available(0)
+      }
+    }
+    const state = allocateTraceRing(16)
+    const { queue } = queueHere(guest, {
+      vring: new JustInTime(guest.memory, { ...guest.layout, features: guest.setup.features }),
+      trace: new TraceWriter(state)
+    })
+    queue.serve()
+    const [taken] = decodeTrace(new TraceReader(state).take()!)
+    assert.equal(taken!.event.name, 'virtio_blk_data_plane_process_request')
+    assert.ok(taken!.microseconds >= available[0]!, `available at ${available[0]}, taken at ${taken!.microseconds}`)
   })
 
   test('a look at the ring that finds more is no sleep: meanwhile other sizes of batches are tried', () => {
