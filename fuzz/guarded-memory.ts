@@ -74,7 +74,7 @@ export class GuardedMemory {
     return this.bytes.flatMap((region, index) => {
       if (region.equals(expected[index]!)) return []
       const places = [...region.keys()].filter((at) => region[at] !== expected[index]![at])
-      const start = this.driver.starts[index]!
+      const start = this.driver.regions[index]!.guestAddress
       return places.slice(0, 8).map((at) => `0x${(start + at).toString(16)} is ${region[at]}, not ${expected[index]![at]}`)
     })
   }

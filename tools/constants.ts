@@ -1,6 +1,5 @@
-import { fileURLToPath } from 'node:url'
-import type { Plugin } from 'esbuild'
 import ts from 'typescript'
+import type { Edit } from './rewriting.ts'
 
 /** What a constant may be computed by. */
 const OPERATORS: Partial<Record<ts.SyntaxKind, (left: number, right: number) => number>> = {
@@ -17,43 +16,19 @@ const OPERATORS: Partial<Record<ts.SyntaxKind, (left: number, right: number) => 
 /**
  * Has numbers in place of the constants that stand for them. A bundle's constants are variables, and those of another module
  * are looked up wherever they are used: V8 takes neither for the numbers that they are, and hot code computes with what might
- * be anything. Sources are as they were to a debugger: by line.
+ * be anything.
  *
  * A constant is what a module declares `const` with a type of one number, or computes from numbers and such constants.
- *
- * @param entry the modules that are built, from the current directory.
  */
-export function constants (entry: readonly string[]): Plugin {
-  return {
-    name: 'constants',
-    setup (build) {
-      let program: ts.Program
-      build.onStart(() => { program = ts.createProgram([...entry], compilerOptions()) })
-      build.onLoad({ filter: /\.ts$/ }, ({ path }) => {
-        const source = program.getSourceFile(path)
-        return source && { contents: withNumbers(source, program.getTypeChecker()), loader: 'ts' }
-      })
-    }
-  }
-}
-
-function compilerOptions (): ts.CompilerOptions {
-  const root = fileURLToPath(new URL('..', import.meta.url))
-  const { config } = ts.readConfigFile(`${root}/tsconfig.json`, (path) => ts.sys.readFile(path))
-  return ts.convertCompilerOptionsFromJson(config.compilerOptions, root).options
-}
-
-function withNumbers (source: ts.SourceFile, checker: ts.TypeChecker): string {
-  const pieces: string[] = []
-  let end = 0
+export function constants (source: ts.SourceFile, checker: ts.TypeChecker): Edit[] {
+  const edits: Edit[] = []
   const visit = (node: ts.Node): void => {
     const number = ts.isIdentifier(node) && isOperand(node) ? numberOf(node, checker) : undefined
     if (number === undefined) return ts.forEachChild(node, visit)
-    pieces.push(source.text.slice(end, node.getStart()), number < 0 ? `(${number})` : String(number))
-    end = node.end
+    edits.push({ start: node.getStart(), end: node.end, text: number < 0 ? `(${number})` : String(number) })
   }
   visit(source)
-  return pieces.join('') + source.text.slice(end)
+  return edits
 }
 
 /** Whether a name stands where a number may. */

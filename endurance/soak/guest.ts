@@ -163,7 +163,7 @@ export class SoakGuest {
 
   /** Begins to have written pages logged, as a migration does. */
   async startLog (): Promise<void> {
-    const bytes = Math.ceil(dirtyLogBytes(this.memory.ends.at(-1)!) / PAGE_BYTES) * PAGE_BYTES
+    const bytes = Math.ceil(dirtyLogBytes(this.memory.end) / PAGE_BYTES) * PAGE_BYTES
     const fd = memfdCreate('dirty-log')
     ftruncate(fd, bytes)
     this.#log = { fd, bytes }

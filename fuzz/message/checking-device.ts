@@ -85,7 +85,7 @@ export class CheckingDevice implements VhostUserDevice {
       touchHost(inflight.address, inflight.length, 0xff)
     }
     if (log === undefined) return
-    assert.ok(log.address % 8 === 0 && log.length >= dirtyLogBytes(memory.ends.at(-1)!))
+    assert.ok(log.address % 8 === 0 && log.length >= dirtyLogBytes(memory.end))
     touchHost(log.address, log.length, 0xff)
     if (log.usedAddress !== undefined) assert.ok(dirtyLogBytes(log.usedAddress + (packed ? 4 : 4 + 8 * size)) <= log.length)
   }

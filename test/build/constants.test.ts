@@ -5,6 +5,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import { build } from 'esbuild'
 import { test } from 'uvu'
 import { constants } from '../../tools/constants.ts'
+import { rewriting } from '../../tools/rewriting.ts'
 
 // Where packages are found by their names.
 const folder = fileURLToPath(new URL('../../bench/dist/constants-test', import.meta.url))
@@ -18,7 +19,7 @@ async function bundle (modules: Readonly<Record<string, string>>): Promise<strin
   for (const [name, text] of Object.entries(modules)) writeFileSync(inFolder(name), text)
   const [entry] = Object.keys(modules).map(inFolder) as [string]
   const outfile = `${entry}.js`
-  await build({ entryPoints: [entry], outfile, bundle: true, format: 'esm', logLevel: 'silent', plugins: [constants([entry])], external: ['@node-vmm/*'] })
+  await build({ entryPoints: [entry], outfile, bundle: true, format: 'esm', logLevel: 'silent', plugins: [rewriting([entry], [constants])], external: ['@node-vmm/*'] })
   return outfile
 }
 

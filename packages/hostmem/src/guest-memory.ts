@@ -21,6 +21,32 @@ const WINDOW_OVERLAP = 0x10000
 
 const NO_WINDOW = new DataView(new ArrayBuffer(0))
 
+/** A region as hot paths look at it: a field takes a few instructions, an element of an array ten. */
+export class RegionSpan {
+  /** First guest address. */
+  readonly start: number
+  /** First guest address after it. */
+  readonly end: number
+  /** What to add to a guest address for the host address. */
+  readonly hostOffset: number
+  /** Whether it may be written. */
+  readonly writable: boolean
+  /** The number of its first window, of all windows of a map. @internal */
+  readonly firstWindow: number
+
+  /** @internal */
+  constructor ({ guestAddress, size, hostAddress, readOnly }: Pick<GuestRegion, 'guestAddress' | 'size' | 'hostAddress' | 'readOnly'>, firstWindow: number) {
+    this.start = guestAddress
+    this.end = guestAddress + size
+    this.hostOffset = hostAddress - guestAddress
+    this.writable = !readOnly
+    this.firstWindow = firstWindow
+  }
+}
+
+/** It has no address. The first one made, it also has V8 take the numbers of all others for what may be no integer. */
+const NOWHERE = new RegionSpan({ guestAddress: NaN, size: NaN, hostAddress: NaN, readOnly: true }, 0)
+
 interface MappedRegion extends GuestRegion {
   readonly mapping: Mapping
 }
@@ -38,16 +64,6 @@ export class GuestMemory {
   /** By guest address, ascending. */
   readonly regions: readonly GuestRegion[]
 
-  // The same as `regions`, laid out for the hot path of `find` and of those who walk descriptors.
-  /** First guest address of each region. */
-  readonly starts: Float64Array
-  /** First guest address after each region. */
-  readonly ends: Float64Array
-  /** What to add to a guest address of each region for the host address. */
-  readonly hostOffsets: Float64Array
-  /** 1 for each region that may be written. */
-  readonly writable: Uint8Array
-
   /** Of the window that `windowAt` returned last: where in it the address stands. */
   windowOffset = 0
   /** The bytes of that window. */
@@ -55,28 +71,26 @@ export class GuestMemory {
 
   readonly #mappings: readonly Mapping[]
   readonly #windows: (DataView | undefined)[] = []
-  readonly #firstWindow: Uint32Array
   readonly #address = new Float64Array(1)
+  /** By guest address, ascending. */
+  readonly #spans: readonly RegionSpan[]
   // What was found last is tried first, for most of what is looked up lies side by side: the region, and the one before it, for
   // requests and their data take turns; and the window, with the guest address that it begins at, and its bytes.
-  #lastRegion = 0
-  #regionBefore = 0
+  #lastSpan = NOWHERE
+  #spanBefore = NOWHERE
   #lastWindow: DataView = NO_WINDOW
-  readonly #lastSpan = Float64Array.of(0, 0)
+  readonly #windowSpan = Float64Array.of(0, 0)
   #holders = 1
 
   private constructor (regions: readonly GuestRegion[], mappings: readonly Mapping[]) {
     this.regions = regions
-    this.starts = Float64Array.from(regions, (region) => region.guestAddress)
-    this.ends = Float64Array.from(regions, (region) => region.guestAddress + region.size)
-    this.hostOffsets = Float64Array.from(regions, (region) => region.hostAddress - region.guestAddress)
-    this.writable = Uint8Array.from(regions, (region) => Number(!region.readOnly))
     this.#mappings = mappings
-    this.#firstWindow = new Uint32Array(regions.length)
-    for (let index = 0, windows = 0; index < regions.length; index++) {
-      this.#firstWindow[index] = windows
-      windows += Math.ceil(regions[index]!.size / WINDOW_BYTES)
-    }
+    let windows = 0
+    this.#spans = regions.map((region) => {
+      const span = new RegionSpan(region, windows)
+      windows += Math.ceil(region.size / WINDOW_BYTES)
+      return span
+    })
   }
 
   static #own (regions: readonly MappedRegion[]): GuestMemory {
@@ -176,7 +190,7 @@ export class GuestMemory {
     if (this.#holders === 0) throw new GuestMemoryError('ERR_RELEASED', 'this map of guest memory was released already')
     if (--this.#holders > 0) return
     this.#windows.length = 0
-    this.#lastSpan[1] = 0
+    this.#windowSpan[1] = 0
     for (const mapping of this.#mappings) mapping.release()
   }
 
@@ -185,35 +199,44 @@ export class GuestMemory {
     this.release()
   }
 
-  /** The index of the region that has a guest address, or -1. By binary search. */
-  find (address: number): number {
+  /** The first guest address after all regions; 0 where there are none. */
+  get end (): number {
+    return this.#spans.at(-1)?.end ?? 0
+  }
+
+  /** The region that has a guest address. By binary search. */
+  find (address: number): RegionSpan | undefined {
     this.#address[0] = address
     return this.findAt(this.#address, 0)
   }
 
   /** `find` of `addresses[index]`, for hot paths: an address above 2^31 that is an argument may cost an object. */
-  findAt (addresses: Float64Array, index: number): number {
+  findAt (addresses: Float64Array, index: number): RegionSpan | undefined {
     const address = addresses[index]!
-    const last = this.#lastRegion
-    if (address >= this.starts[last]! && address < this.ends[last]!) return last
-    return this.#findRegion(addresses, index)
+    const last = this.#lastSpan
+    if (address >= last.start && address < last.end) return last
+    const before = this.#spanBefore
+    if (address >= before.start && address < before.end) return before
+    return this.#findSpan(address)
   }
 
-  #findRegion (addresses: Float64Array, index: number): number {
-    const { starts, ends } = this
-    const address = addresses[index]!
-    const before = this.#regionBefore
-    this.#regionBefore = this.#lastRegion
-    if (address >= starts[before]! && address < ends[before]!) return (this.#lastRegion = before)
+  #findSpan (address: number): RegionSpan | undefined {
+    const spans = this.#spans
     let low = 0
-    let high = starts.length - 1
+    let high = spans.length - 1
     while (low <= high) {
       const middle = (low + high) >>> 1
-      if (address < starts[middle]!) high = middle - 1
-      else if (address >= ends[middle]!) low = middle + 1
-      else return (this.#lastRegion = middle)
+      const span = spans[middle]!
+      if (address < span.start) {
+        high = middle - 1
+      } else if (address >= span.end) {
+        low = middle + 1
+      } else {
+        this.#spanBefore = this.#lastSpan
+        return (this.#lastSpan = span)
+      }
     }
-    return -1
+    return undefined
   }
 
   /**
@@ -222,19 +245,18 @@ export class GuestMemory {
    * @returns 0 when any byte of it is outside the region that its first byte is in, or `write` meets a read-only one.
    */
   translate (address: number, length: number, write: boolean): number {
-    const region = this.find(address)
-    if (region < 0 || length > this.ends[region]! - address || (write && this.writable[region] === 0)) return 0
-    return address + this.hostOffsets[region]!
+    const span = this.find(address)
+    return span === undefined || length > span.end - address || (write && !span.writable) ? 0 : address + span.hostOffset
   }
 
   /** The host ranges of a guest range, one for each region that it meets; undefined when any byte of it may not be accessed so. */
   slices (address: number, length: number, write: boolean): HostSlice[] | undefined {
     const slices: HostSlice[] = []
     for (let at = address, left = length; left > 0;) {
-      const region = this.find(at)
-      if (region < 0 || (write && this.writable[region] === 0)) return undefined
-      const here = Math.min(left, this.ends[region]! - at)
-      slices.push({ address: at + this.hostOffsets[region]!, length: here })
+      const span = this.find(at)
+      if (span === undefined || (write && !span.writable)) return undefined
+      const here = Math.min(left, span.end - at)
+      slices.push({ address: at + span.hostOffset, length: here })
       at += here
       left -= here
     }
@@ -259,33 +281,30 @@ export class GuestMemory {
    * region has as much; undefined where no region has it. For hot paths: see `findAt`.
    */
   windowAt (addresses: Float64Array, index: number): DataView | undefined {
-    const offset = addresses[index]! - this.#lastSpan[0]!
-    if (!(offset >= 0 && offset < this.#lastSpan[1]!)) return this.#findWindow(addresses, index)
+    const offset = addresses[index]! - this.#windowSpan[0]!
+    if (!(offset >= 0 && offset < this.#windowSpan[1]!)) return this.#findWindow(addresses, index)
     this.windowOffset = offset | 0
     return this.#lastWindow
   }
 
   #findWindow (addresses: Float64Array, index: number): DataView | undefined {
-    const region = this.findAt(addresses, index)
-    if (region < 0) return undefined
-    const start = this.starts[region]!
-    const offset = addresses[index]! - start
+    const span = this.findAt(addresses, index)
+    if (span === undefined) return undefined
+    const offset = addresses[index]! - span.start
     const number = offset / WINDOW_BYTES | 0
-    const windowIndex = this.#firstWindow[region]! + number
-    const window = this.#windows[windowIndex] ?? this.#openWindow(region, windowIndex)
+    const window = this.#windows[span.firstWindow + number] ?? this.#openWindow(span, number)
     this.#lastWindow = window
     this.windowBytes = window.byteLength
-    this.#lastSpan[0] = start + number * WINDOW_BYTES
-    this.#lastSpan[1] = Math.min(this.windowBytes, WINDOW_BYTES)
+    this.#windowSpan[0] = span.start + number * WINDOW_BYTES
+    this.#windowSpan[1] = Math.min(this.windowBytes, WINDOW_BYTES)
     this.windowOffset = offset & (WINDOW_BYTES - 1)
     return window
   }
 
-  #openWindow (region: number, index: number): DataView {
-    const { hostAddress, size } = this.regions[region]!
-    const offset = (index - this.#firstWindow[region]!) * WINDOW_BYTES
-    const length = Math.min(size - offset, WINDOW_BYTES + WINDOW_OVERLAP)
-    return (this.#windows[index] = new DataView(viewMemory(hostAddress + offset, length)))
+  #openWindow (span: RegionSpan, number: number): DataView {
+    const start = span.start + number * WINDOW_BYTES
+    const length = Math.min(span.end - start, WINDOW_BYTES + WINDOW_OVERLAP)
+    return (this.#windows[span.firstWindow + number] = new DataView(viewMemory(start + span.hostOffset, length)))
   }
 
   /** An `ArrayBuffer` straight over a guest range. @throws GuestMemoryError ERR_ACCESS when it is not writable memory in one region; RangeError for more than `VIEW_BYTES_MAX` bytes */
@@ -348,10 +367,8 @@ export class GuestMemory {
   }
 
   #scalar (address: number, length: number, write: boolean): DataView {
-    const region = this.find(address)
-    if (region < 0 || length > this.ends[region]! - address || (write && this.writable[region] === 0)) {
-      throw outside(write ? 'write' : 'read', address, length)
-    }
+    const span = this.find(address)
+    if (span === undefined || length > span.end - address || (write && !span.writable)) throw outside(write ? 'write' : 'read', address, length)
     return this.windowAt(this.#address, 0)!
   }
 

@@ -343,11 +343,12 @@ test('random lookups agree with a search through all regions', () => {
         const host = memory.translate(address, length, write)
         assert.equal(host, slices.length === 1 ? slices[0]!.address : 0, note)
       }
-      const index = memory.find(address)
-      assert.equal(index >= 0, has(address, false), note)
-      if (index >= 0) {
-        const { guestAddress, size } = memory.regions[index]!
-        assert.ok(address >= guestAddress && address < guestAddress + size, note)
+      const span = memory.find(address)
+      assert.equal(span !== undefined, has(address, false), note)
+      if (span !== undefined) {
+        const region = memory.regions.find(({ guestAddress, size }) => address >= guestAddress && address < guestAddress + size)!
+        const { guestAddress, size, hostAddress, readOnly } = region
+        assert.deepEqual([span.start, span.end, span.hostOffset, span.writable], [guestAddress, guestAddress + size, hostAddress - guestAddress, !readOnly], note)
         assert.equal(memory.guestAddressOf(0x7000000000 + address, 1), address, note)
       }
     }

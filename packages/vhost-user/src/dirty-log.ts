@@ -9,7 +9,7 @@ export const LOG_ALIGNMENT = 8
 
 /** @throws VhostUserError when a page of the memory has no bit in the log: writes to it would be lost in a migration */
 export function checkLogCovers (log: SharedArea, memory: GuestMemory | undefined): void {
-  const end = memory?.ends.at(-1) ?? 0
+  const end = memory?.end ?? 0
   if (log.length >= dirtyLogBytes(end)) return
   throw new VhostUserError('ERR_VHOST_USER_REFUSED',
     `a log of ${log.length} bytes does not cover memory that ends at 0x${end.toString(16)}: ${dirtyLogBytes(end)} are needed`)

@@ -64,19 +64,23 @@ export class ChainBuilder {
 
   #walkTable (chain: DescriptorChain, table: DataView, start: number, count: number, linked: boolean): boolean {
     const { head } = chain
-    let index = 0
-    for (let budget = count; budget > 0; budget--) {
-      const at = start + index * VIRTQ_DESC_BYTES
+    let at = start | 0
+    for (let budget = count | 0; budget > 0; budget--) {
       const low = table.getInt32(at, true)
-      const high = table.getInt32(at + 4, true)
-      const length = table.getInt32(at + 8, true)
-      const word = table.getInt32(at + 12, true)
+      const high = table.getInt32((at + 4) | 0, true)
+      const length = table.getInt32((at + 8) | 0, true)
+      const word = table.getInt32((at + 12) | 0, true)
       const flags = linked ? word : word >>> 16
       if ((flags & VIRTQ_DESC_F_INDIRECT) !== 0) return this.refuse('indirect-nested', 'an indirect descriptor in an indirect table', head)
       if (!this.append(chain, low, high, length, flags)) return false
-      if (linked && (flags & VIRTQ_DESC_F_NEXT) === 0) return true
-      index = linked ? word >>> 16 : index + 1
-      if (linked && index >= count) return this.refuse('next-out-of-range', `next descriptor ${index} in an indirect table of ${count}`, head)
+      if (!linked) {
+        at = (at + VIRTQ_DESC_BYTES) | 0
+        continue
+      }
+      if ((flags & VIRTQ_DESC_F_NEXT) === 0) return true
+      const next = word >>> 16
+      if (next >= count) return this.refuse('next-out-of-range', `next descriptor ${next} in an indirect table of ${count}`, head)
+      at = (start + next * VIRTQ_DESC_BYTES) | 0
     }
     return !linked || this.refuse('descriptor-loop', `the indirect table of head ${head} loops`, head)
   }

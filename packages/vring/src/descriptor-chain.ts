@@ -71,10 +71,10 @@ export class DescriptorChain {
     if (count === SEGMENTS_MAX || total > BYTES_MAX) return 'chain-too-long'
     const address = addressOf(low, high)
     this.guestAddress[count] = address
-    const region = memory.findAt(this.guestAddress, count)
-    if (region < 0 || (write && memory.writable[region] === 0)) return 'address-unmapped'
-    if (length >>> 0 > memory.ends[region]! - address) return this.#appendPieces(length, write)
-    this.hostAddress[count] = address + memory.hostOffsets[region]!
+    const span = memory.findAt(this.guestAddress, count)
+    if (span === undefined || (write && !span.writable)) return 'address-unmapped'
+    if (length >>> 0 > span.end - address) return this.#appendPieces(length, write)
+    this.hostAddress[count] = address + span.hostOffset
     this.length[count] = length
     this.#added(count + 1, total, write)
     return undefined
@@ -88,10 +88,10 @@ export class DescriptorChain {
     for (let left = length >>> 0; left > 0; count++) {
       if (count === SEGMENTS_MAX) return 'chain-too-long'
       this.guestAddress[count] = address
-      const region = memory.findAt(this.guestAddress, count)
-      if (region < 0 || (write && memory.writable[region] === 0)) return 'address-unmapped'
-      const here = Math.min(left, memory.ends[region]! - address)
-      this.hostAddress[count] = address + memory.hostOffsets[region]!
+      const span = memory.findAt(this.guestAddress, count)
+      if (span === undefined || (write && !span.writable)) return 'address-unmapped'
+      const here = Math.min(left, span.end - address)
+      this.hostAddress[count] = address + span.hostOffset
       this.length[count] = here
       address += here
       left -= here
