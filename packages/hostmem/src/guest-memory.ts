@@ -74,10 +74,12 @@ export class GuestMemory {
   readonly #address = new Float64Array(1)
   /** By guest address, ascending. */
   readonly #spans: readonly RegionSpan[]
-  // What was found last is tried first, for most of what is looked up lies side by side: the region, and the one before it, for
+  // What was found last is tried first, for most of what is looked up lies side by side: the region, and another one, for
   // requests and their data take turns; and the window, with the guest address that it begins at, and its bytes.
   #lastSpan = NOWHERE
-  #spanBefore = NOWHERE
+  #otherSpan = NOWHERE
+  /** The other one was found since the last one became that: it stays, while data lie in many regions. */
+  #otherIsUsed = false
   #lastWindow: DataView = NO_WINDOW
   readonly #windowSpan = Float64Array.of(0, 0)
   #holders = 1
@@ -215,13 +217,17 @@ export class GuestMemory {
     const address = addresses[index]!
     const last = this.#lastSpan
     if (address >= last.start && address < last.end) return last
-    const before = this.#spanBefore
-    if (address >= before.start && address < before.end) return before
-    return this.#findSpan(address)
+    const other = this.#otherSpan
+    if (address >= other.start && address < other.end) {
+      this.#otherIsUsed = true
+      return other
+    }
+    return this.#findSpan(addresses, index)
   }
 
-  #findSpan (address: number): RegionSpan | undefined {
+  #findSpan (addresses: Float64Array, index: number): RegionSpan | undefined {
     const spans = this.#spans
+    const address = addresses[index]!
     let low = 0
     let high = spans.length - 1
     while (low <= high) {
@@ -232,7 +238,8 @@ export class GuestMemory {
       } else if (address >= span.end) {
         low = middle + 1
       } else {
-        this.#spanBefore = this.#lastSpan
+        if (!this.#otherIsUsed) this.#otherSpan = this.#lastSpan
+        this.#otherIsUsed = false
         return (this.#lastSpan = span)
       }
     }
