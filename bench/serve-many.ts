@@ -1,9 +1,8 @@
 // Several disks in one process, on one thread: on SOCKET.0 the image IMAGE.0, and so on. With `null` they do nothing, at once.
 // usage: node dist/serve-many.js SOCKET IMAGE DISKS [null]
-import { inlineMore, IoThread, serve } from '@node-vmm/vhost-user-blk'
+import { IoThread, serve } from '@node-vmm/vhost-user-blk'
 
 const [socketPath, path, disks, none] = process.argv.slice(2)
-inlineMore()
 const iothread = new IoThread()
 for (let index = 0; index < Number(disks); index++) {
   await serve({

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import { ListeningSocket } from '@node-vmm/vhost-user'
-import { decodeTrace, inlineMore, IoThread, type Tracer } from '@node-vmm/virtio-blk-dataplane'
+import { decodeTrace, IoThread, type Tracer } from '@node-vmm/virtio-blk-dataplane'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { Controls, countersOf } from './control.ts'
@@ -33,7 +33,6 @@ const IO_URING = {
 // A guest must not lose its disk because nobody reads the log any more. And a terminal is opened for writing at its first
 // use: before that is given up.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
-inlineMore()
 let output = new Output(false)
 process.exitCode = await main(process.argv.slice(2))
 

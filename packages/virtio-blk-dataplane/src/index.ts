@@ -10,7 +10,6 @@ export type { EngineChoice, EngineFactory, EngineModule, EngineReport } from './
 export * from './errors.ts'
 export type { Drainable, WaitOptions } from './gate.ts'
 export type { ImageOptions } from './image.ts'
-export { inlineMore } from './inlining.ts'
 export { IoThread, type IoThreadOptions, POLL_DEFAULT, POLL_MAX } from './io-thread.ts'
 export { LatencyHistogram } from './latency.ts'
 export { type DataPlaneOptions, DISCARD_SEGMENTS_MAX, QUEUES_MAX, type QueueSetup, STOP_TIMEOUT_DEFAULT } from './options.ts'
