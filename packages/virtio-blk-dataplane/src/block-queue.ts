@@ -364,20 +364,12 @@ export class BlockQueue {
     return filled
   }
 
-  /** They come too late: what the guest has there now may be another's. Looked at once a batch, which nothing holds up. */
-  #isLate = false
-
-  #beginCompletions (): void {
-    this.#isLate = this.#gate.isGivenUp
-    this.#lookAtClock()
-  }
-
   #complete (head: number, result: number): void {
-    if (this.#completed === 0) this.#beginCompletions()
-    if (this.#isLate) return
+    // It comes too late: what the guest has there now may be another's.
+    if (this.#gate.isGivenUp) return
     const does = this.#does[head]
     if (does === RANGES && this.#ranges.next(head, result)) return this.ioq.submit()
-    this.#completed++
+    if (this.#completed++ === 0) this.#lookAtClock()
     if (result < 0) return this.#finish(head, result === -errno.EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR, 1, result)
     if (does === TO_GUEST) {
       this.#counters[BYTES_READ]! += this.#bytes[head]!
