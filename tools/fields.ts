@@ -38,8 +38,7 @@ export function fields (source: ts.SourceFile, checker: ts.TypeChecker): Edit[] 
 /** As the compiler sees to it, of each field that has neither a value nor a type with `undefined`. */
 function isSetByConstructor (member: ts.PropertyDeclaration, checker: ts.TypeChecker): boolean {
   if (member.initializer !== undefined || member.questionToken !== undefined || member.exclamationToken !== undefined) return false
-  const keywords = ts.SyntaxKind
-  if (member.modifiers?.some(({ kind }) => kind === keywords.StaticKeyword || kind === keywords.DeclareKeyword || kind === keywords.AbstractKeyword) === true) return false
+  if ((ts.getCombinedModifierFlags(member) & (ts.ModifierFlags.Static | ts.ModifierFlags.Ambient | ts.ModifierFlags.Abstract)) !== 0) return false
   const type = checker.getTypeAtLocation(member)
   return !(type.isUnion() ? type.types : [type]).some(({ flags }) => (flags & (ts.TypeFlags.Undefined | ts.TypeFlags.Any | ts.TypeFlags.Unknown)) !== 0)
 }

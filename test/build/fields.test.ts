@@ -35,7 +35,7 @@ test('what the constructor sets is not declared, and keeps its value; a private 
       put (value: number): void { this.#words[this.#next] = value }
       isLike (other: object): boolean { return #words in other && this.#words.length === other.#words.length }
     }`)
-  assert.doesNotMatch(readFileSync(file, 'utf8'), /^ {2}#?\\w+;$/m)
+  assert.doesNotMatch(readFileSync(file, 'utf8'), /^ {2}#?\w+;$/m)
   const { Ring } = await import(pathToFileURL(file).href)
   const ring = new Ring(4)
   ring.put(7)

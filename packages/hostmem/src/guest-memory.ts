@@ -374,8 +374,7 @@ export class GuestMemory {
   }
 
   #scalar (address: number, length: number, write: boolean): DataView {
-    const span = this.find(address)
-    if (span === undefined || length > span.end - address || (write && !span.writable)) throw outside(write ? 'write' : 'read', address, length)
+    if (this.translate(address, length, write) === 0) throw outside(write ? 'write' : 'read', address, length)
     return this.windowAt(this.#address, 0)!
   }
 
