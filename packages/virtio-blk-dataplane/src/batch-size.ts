@@ -8,7 +8,7 @@ const GROWTH = 4
 /** Of requests that are complete at once, the bounds of a batch, and what a queue's depth may be divided by to make one. */
 const MIN = 2
 const MAX = 64
-const DIVISORS = Float64Array.of(4, 3, 1.75, 1.3)
+const DIVISORS = Float64Array.of(4, 3, 1.75, 1.3, 1)
 /**
  * A queue is as deep as it was while its depth divided by this is available at some time of two epochs of the trials: the rest is
  * with the guest, where batches of 19 and 13 take turns.
@@ -43,10 +43,15 @@ const AWAKE = 4
  * complete as soon as they are submitted, guest and device would take turns, each asleep while the other works: so the
  * guest is woken by the first part of what is there, and by the time that it is awake the device has done the others.
  * How large a part is best depends on how long a guest needs to wake up, and that on the machine: several from a quarter to
- * three quarters of the queue's depth are tried. Where many are there, or where they take long, a batch is all but as many as
+ * all of the queue's depth are tried. Where many are there, or where they take long, a batch is all but as many as
  * are done in that time, for fewer interrupts are less work.
  */
 export class BatchSize {
+  /**
+   * The batch that began last is to be one with the next, if more is available when it is done: the guest is told of both at once.
+   * What device and guest have in two parts would never come together otherwise, however large a batch may be.
+   */
+  isJoined = false
   // Microseconds, in memory: as fields, arguments or results they would be objects.
   readonly #times = Float64Array.of(0, 0, COST, 0, 0)
   readonly #clock: Clock
@@ -57,8 +62,8 @@ export class BatchSize {
   #isAsleep = false
   #turn = 0
   /**
-   * The next batch is a small one. Where batches of 19 and 13 take turns, one with the device and one with the guest, there are never
-   * more than 19: no larger batch would ever be tried.
+   * The next batch is a small one, or joined. Where batches of 19 and 13 take turns, one with the device and one with the guest, there
+   * are never more than 19: no larger batch would ever be tried.
    */
   #isOutOfStep = false
   /** The most that was available at once for long now; and what it was when the trials began. */
@@ -89,7 +94,9 @@ export class BatchSize {
     this.#most = Math.max(this.#most, available)
     this.#depth = Math.max(this.#depth, available)
     // Of what is there at most, not of what there is just now: the fewer were left, the smaller batches would become.
-    const part = Math.ceil(this.#depth / DIVISORS[this.#isOutOfStep ? 0 : this.#trials.current]!)
+    const divisor = DIVISORS[this.#trials.current]!
+    this.isJoined = this.#isOutOfStep && divisor === 1 && this.#depth <= MAX
+    const part = Math.ceil(this.#depth / (this.#isOutOfStep && !this.isJoined ? DIVISORS[0]! : divisor))
     this.#isOutOfStep = false
     const others = Math.trunc(WAKE_UP / this.#times[MEAN]!)
     return Math.min(MAX, Math.max(MIN, part, available - others))

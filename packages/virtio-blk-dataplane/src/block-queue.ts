@@ -159,9 +159,11 @@ export class BlockQueue {
       this.#armed = false
       this.#submitted = 0
       this.#completed = 0
-      this.#takeIn(batches)
-      // What the page cache had is complete already: no need to be woken for it.
-      this.ioq.submitAndReap()
+      do {
+        this.#takeIn(batches)
+        // What the page cache had is complete already: no need to be woken for it.
+        this.ioq.submitAndReap()
+      } while (this.#batchSize.isJoined && this.#vring.moreAvailable())
       this.#batchSize.end(this.#submitted, this.#completed)
       this.#interrupt()
       this.#gate.leave(this.index, this.#submitted - this.#completed)

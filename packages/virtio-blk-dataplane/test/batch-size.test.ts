@@ -132,8 +132,10 @@ test('a batch that submitted nothing says nothing about requests', () => {
  * shown to it while it sleeps, needs `wakeUp` to wake up, and then takes all that is complete and submits as many anew, until
  * it finds nothing. Microseconds. @returns the mean size of a batch and interrupts for each request, once there was time to find it
  */
-function settled ({ depth, wakeUp }: { depth: number, wakeUp: number }): { mean: number, interrupts: number } {
-  const [request, system, interrupt, guest] = [1, 3, 5, 0.4]
+function settled (
+  { depth, wakeUp, request = 1, interrupt = 5 }: { depth: number, wakeUp: number, request?: number, interrupt?: number }
+): { mean: number, interrupts: number } {
+  const [system, guest] = [3, 0.4]
   let now = 1e9
   let available = depth
   let shown = 0
@@ -155,11 +157,15 @@ function settled ({ depth, wakeUp }: { depth: number, wakeUp: number }): { mean:
   for (let turn = 0; turn < 20_000; turn++) {
     if (available === 0) now = awakeAt
     guestActs()
-    const size = Math.min(available, batch.begin(0, { countAvailable: (max) => Math.min(max, available) }))
-    available -= size
-    now += system + size * request
+    let size = 0
+    do {
+      const taken = Math.min(available, batch.begin(0, { countAvailable: (max) => Math.min(max, available) }))
+      available -= taken
+      now += system + taken * request
+      size += taken
+      guestActs()
+    } while (batch.isJoined && available > 0)
     batch.end(size, size)
-    guestActs()
     shown += size
     if (awakeAt === Infinity) {
       awakeAt = now + wakeUp
@@ -215,6 +221,27 @@ test('a larger batch is found where smaller ones keep guest and device in step',
   // By 19 and 13 in turns a guest is interrupted for each batch; after 25 it is awake when the other 7 are done.
   const { interrupts } = settled({ depth: 32, wakeUp: 10 })
   assert.ok(interrupts < 0.04, `${interrupts} interrupts for each request`)
+})
+
+test('bug: a guest that had its requests in two parts had them so for ever, where one interrupt for all is cheaper', () => {
+  const { interrupts } = settled({ depth: 32, wakeUp: 10, request: 2, interrupt: 9 })
+  assert.ok(interrupts < 0.035, `${interrupts} interrupts for each request`)
+})
+
+test('a batch is joined with the next one when batches of all are tried, unless all is more than a batch may have', () => {
+  for (const [available, joins] of [[32, true], [100, false]] as const) {
+    const { batch, sleep } = make()
+    let joined = 0
+    for (let turn = 0; turn < 4000; turn++) {
+      if (turn % 7 === 0) sleep(1)
+      const size = batch.begin(0, { countAvailable: () => available })
+      if (batch.isJoined) joined++
+      if (batch.isJoined) assert.equal(size, available)
+      batch.end(size, size)
+    }
+    assert.equal(joined > 0, joins)
+    assert.ok(joined < 4000 / 32 + 1, `${joined} of 4000`)
+  }
 })
 
 test.run()

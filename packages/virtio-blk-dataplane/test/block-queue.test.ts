@@ -272,7 +272,8 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
     assert.ok(taken!.microseconds >= available[0]!, `available at ${available[0]}, taken at ${taken!.microseconds}`)
   })
 
-  test('a look at the ring that finds more is no sleep: meanwhile other sizes of batches are tried', () => {
+  /** 32 requests that are made available, and how many of them the guest is shown at once. */
+  function thirtyTwo (): { guest: Guest, heads: readonly number[], sizes: Set<number>, Counted: typeof SplitVring } {
     const guest = new Guest({ size: 128 })
     const heads = Array.from({ length: 32 }, (_, index) => 3 * index)
     for (const head of heads) {
@@ -283,7 +284,7 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
     }
     const sizes = new Set<number>()
     let pushed = 0
-    class Refilled extends SplitVring {
+    class Counted extends SplitVring {
       override push (head: number, written: number): void {
         super.push(head, written)
         pushed++
@@ -294,7 +295,13 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
         sizes.add(pushed)
         pushed = 0
       }
+    }
+    return { guest, heads, sizes, Counted }
+  }
 
+  test('a look at the ring that finds more is no sleep: meanwhile other sizes of batches are tried', () => {
+    const { guest, heads, sizes, Counted } = thirtyTwo()
+    class Refilled extends Counted {
       override enableNotification (): 'empty' | 'more' {
         guest.raw.available(...heads)
         return super.enableNotification()
@@ -302,7 +309,30 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
     }
     const { queue } = queueHere(guest, { vring: new Refilled(guest.memory, { ...guest.layout, features: guest.setup.features }) })
     for (let turn = 0; turn < 400; turn++) assert.equal(queue.arm(), false)
-    for (const size of [8, 11, 19, 25]) assert.ok(sizes.has(size), `batches of ${[...sizes].join(', ')}`)
+    for (const size of [8, 11, 19, 25, 32]) assert.ok(sizes.has(size), `batches of ${[...sizes].join(', ')}`)
+  })
+
+  test('a guest whose requests come in two parts is shown both at once, now and then', () => {
+    const { guest, heads, sizes, Counted } = thirtyTwo()
+    let turns = 0
+    let left = 0
+    class TwoParts extends Counted {
+      /** In one part at first: the queue is that deep. */
+      override enableNotification (): 'empty' | 'more' {
+        left = ++turns < 10 ? 32 : 19
+        guest.raw.available(...heads.slice(0, left))
+        return super.enableNotification()
+      }
+
+      /** When it has all of the first part back, in whichever batches. */
+      override push (head: number, written: number): void {
+        super.push(head, written)
+        if (--left === 0 && turns >= 10) guest.raw.available(...heads.slice(19))
+      }
+    }
+    const { queue } = queueHere(guest, { vring: new TwoParts(guest.memory, { ...guest.layout, features: guest.setup.features }) })
+    for (let turn = 0; turn < 400; turn++) assert.equal(queue.arm(), false)
+    for (const size of [19, 13, 32]) assert.ok(sizes.has(size), `batches of ${[...sizes].join(', ')}`)
   })
 
   test('what completes after it was given up does not touch the ring: also where others completed just before', async () => {
