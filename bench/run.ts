@@ -16,7 +16,7 @@ import { NULL_BYTES, numbered, type Place, type ServerKind, socketsOf } from './
 import { allCalls, countSystemCalls, findCounter, ioCalls } from './system-calls.ts'
 
 /** No round begins that would not be over by then. */
-const MINUTES_MAX = 14
+const MINUTES_MAX = 15
 const FIRST_REQUESTS = 1000
 const WARM_DEPTH = 32
 const MANY_DISKS_FACTOR = 5

@@ -1,5 +1,6 @@
 import { IoQueueError } from './errors.ts'
 import { type FileMapData, isInMemory } from './file-map.ts'
+import { whyNotMap } from './first-use.ts'
 import { IoUringEngine } from './io-uring.ts'
 import { LinuxAioEngine } from './linux-aio.ts'
 import { MappedEngine } from './mapped.ts'
@@ -69,7 +70,7 @@ export interface EngineOptions {
 export interface RejectedEngine {
   /** Which one. */
   readonly engine: EngineName
-  /** Why this kernel does not let the process have it, with the remedy where there is one. */
+  /** Why this kernel does not let the process have it, or why it is not the best here, with the remedy where there is one. */
   readonly reason: string
 }
 
@@ -82,8 +83,8 @@ const makers: Readonly<Record<EngineName, (options: EngineOptions) => Engine>> =
 
 /**
  * The engines in the order in which `auto` tries them: io_uring first, but for files in memory. There nothing waits for a
- * device: a batch is copied with one system call. io_uring, which cannot know, hands each request to a kernel thread;
- * Linux AIO does it at once.
+ * device: a batch is copied with one system call, unless the machine speaks against it (`whyNotMap`). io_uring, which cannot know,
+ * hands each request to a kernel thread; Linux AIO does it at once.
  */
 function candidates (selection: EngineSelection, fd: number): readonly EngineName[] {
   const names: readonly EngineName[] = isInMemory(fd) ? ['mapped', 'linux-aio', 'io_uring', 'sync'] : ['io_uring', 'linux-aio', 'sync']
@@ -100,7 +101,10 @@ export function openEngine (name: EngineSelection | EngineName, options: EngineO
   const rejected: RejectedEngine[] = []
   for (const candidate of candidates(name, options.fd)) {
     try {
-      return { engine: makers[candidate](options), rejected }
+      // Who has it mapped already has decided that.
+      const reason = candidate === 'mapped' && options.map === undefined ? whyNotMap() : undefined
+      if (reason === undefined) return { engine: makers[candidate](options), rejected }
+      rejected.push({ engine: candidate, reason })
     } catch (error) {
       rejected.push({ engine: candidate, reason: (error as Error).message })
     }

@@ -3,9 +3,10 @@ import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { suite } from 'uvu'
 import { ftruncate, LinuxError } from '@node-vmm/libc'
-import { IoQueue, IoUringEngine, LinuxAioEngine, MappedEngine, openEngine, SyncEngine, type Engine } from '@node-vmm/ioq'
+import { FileMap, IoQueue, IoUringEngine, LinuxAioEngine, MappedEngine, openEngine, SyncEngine, type Engine } from '@node-vmm/ioq'
 import { FaultyEngine } from '@node-vmm/ioq/testing'
 import { runWithFewDescriptors } from '../../../test/support/few-descriptors.ts'
+import { whyNotMap } from '../src/first-use.ts'
 import { scratchFile } from './support.ts'
 
 const test = suite('engines')
@@ -41,15 +42,28 @@ test('auto takes the best that can be had and says why not a better one', () => 
   })
 })
 
-test('auto maps a file in memory, and asks Linux AIO next where that cannot be', () => {
-  const mapped = openEngine('auto', { fd: file.fd, depth: 16 })
-  assert.deepEqual([mapped.engine.name, mapped.rejected], ['mapped', []])
-  mapped.engine.close()
+test('auto maps a file in memory where the machine does not speak against it, and asks Linux AIO next', () => {
+  const best = openEngine('auto', { fd: file.fd, depth: 16 })
+  best.engine.close()
+  const reason = whyNotMap()
+  if (reason === undefined) assert.deepEqual([best.engine.name, best.rejected], ['mapped', []])
+  else assert.deepEqual([best.engine.name, best.rejected], ['linux-aio', [{ engine: 'mapped', reason }]])
+})
+
+test('what somebody has mapped is used so', () => {
+  const map = FileMap.create(file.fd)
+  const { engine, rejected } = openEngine('auto', { fd: file.fd, depth: 16, map: map.data })
+  assert.deepEqual([engine.name, rejected], ['mapped', []])
+  engine.close()
+  map.close()
+})
+
+test('a file in memory that cannot be mapped is not', () => {
   ftruncate(file.fd, 2 ** 40 + 4096)
   const { engine, rejected } = openEngine('auto', { fd: file.fd, depth: Number(readFileSync('/proc/sys/fs/aio-max-nr', 'utf8')) + 1 })
   engine.close()
   assert.deepEqual(rejected.slice(0, 2).map((entry) => entry.engine), ['mapped', 'linux-aio'])
-  assert.match(rejected[0]!.reason, /^mmap of fd \d+, of 1099511631872 bytes: EFBIG.*up to 1 TiB is mapped/)
+  if (whyNotMap() === undefined) assert.match(rejected[0]!.reason, /^mmap of fd \d+, of 1099511631872 bytes: EFBIG.*up to 1 TiB is mapped/)
 })
 
 test('no-io_uring is auto without io_uring, in memory or not', () => {
@@ -58,9 +72,11 @@ test('no-io_uring is auto without io_uring, in memory or not', () => {
     assert.deepEqual([engine.name, rejected], ['linux-aio', []])
     engine.close()
   })
-  const { engine } = openEngine('no-io_uring', { fd: file.fd, depth: 16 })
-  assert.equal(engine.name, 'mapped')
-  engine.close()
+  const inMemory = openEngine('no-io_uring', { fd: file.fd, depth: 16 })
+  inMemory.engine.close()
+  const auto = openEngine('auto', { fd: file.fd, depth: 16 })
+  auto.engine.close()
+  assert.deepEqual([inMemory.engine.name, inMemory.rejected], [auto.engine.name, auto.rejected])
 })
 
 test('a named engine that cannot be had is an error with the remedy', () => {

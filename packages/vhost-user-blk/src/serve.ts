@@ -86,7 +86,7 @@ export async function serve (options: ServeOptions): Promise<Server> {
     },
     onDeath: (error) => fatal(error)
   })
-  for (const { engine, reason } of plane.engine.rejected) log(`using ${plane.engine.name}, for ${engine} cannot be had: ${reason}`)
+  for (const { engine, reason } of plane.engine.rejected) log(`using ${plane.engine.name}, not ${engine}: ${reason}`)
   let listener: Listener
   try {
     signal?.throwIfAborted()

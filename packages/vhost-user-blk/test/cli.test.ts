@@ -406,7 +406,7 @@ test('without io_uring, as in most containers, auto says so and takes the next; 
   const { socketPath, args } = place()
   const program = await Program.ready(args, { nodeFlags: WITHOUT_IO_URING })
   assert.match(program.stdout, /, (linux-aio|sync)\) on /)
-  await program.seen(/^vhost-user-blk: using (linux-aio|sync), for io_uring cannot be had: io_uring_setup .*EPERM.*io_uring is disabled on this host/)
+  await program.seen(/^vhost-user-blk: using (linux-aio|sync), not io_uring: io_uring_setup .*EPERM.*io_uring is disabled on this host/)
   await writeAndRead(socketPath)
   await program.end()
 

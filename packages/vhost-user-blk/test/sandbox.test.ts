@@ -82,8 +82,8 @@ sandboxTest('a disk of a file of its own is served as well', async () => {
 for (const engine of ['mapped', 'linux-aio', 'sync', 'io_uring'] as const) {
   sandboxTest(`a guest is served, engine: ${engine}: again and again, with discards, a resize and a record of what is in flight`, async () => {
     const { image, socketPath, args } = place(engine)
-    // The first two are what it takes by itself: of an image in memory, and of one on a disk.
-    const isDefault = engine === 'mapped' || engine === 'linux-aio'
+    // What it takes by itself, of an image on a disk.
+    const isDefault = engine === 'linux-aio'
     const program = new Program([...args, ...full, ...(isDefault ? [] : [`--engine=${engine}`]), '--num-queues=2', '--threads=2'])
     await Promise.race([program.seen(/^ready/, 'stdout'), program.ended])
     if (program.stdout === '') {
