@@ -15,7 +15,7 @@ const descriptors = (): number => readdirSync('/proc/self/fd').length
 
 /** A queue for one call. */
 function discardOnce (fd: number): void {
-  const harness = new Harness('linux-aio', fd)
+  const harness = new Harness('mapped', fd)
   assert.equal(harness.discard(0, 4096), 0)
   harness.close()
 }

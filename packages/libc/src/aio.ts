@@ -37,6 +37,19 @@ export function ioDestroy (context: number): number {
   return orErrno(syscallC()(platform().syscalls.ioDestroy, context, 0, 0))
 }
 
+/**
+ * As `ioDestroy`, on a thread of Node's pool: to end a context takes the kernel some 30 ms even when it is idle. Whether it could be
+ * ended is not told. For the main thread, which outlives the call.
+ */
+export function ioDestroyInBackground (context: number): void {
+  try {
+    syscallC().async(platform().syscalls.ioDestroy, context, 0, 0, () => {})
+  } catch {
+    // koffi makes 256 such calls at a time.
+    ioDestroy(context)
+  }
+}
+
 let submitNumber = -1
 
 /**

@@ -4,7 +4,7 @@ import { LinuxError, type LinuxErrorDetail } from './errors.ts'
 import { platform } from './platform.ts'
 
 type Koffi = typeof import('koffi')
-type Native = (...args: any[]) => any
+type Native = ((...args: any[]) => any) & { readonly async: (...args: any[]) => void }
 
 let loaded: { readonly koffi: Koffi, readonly libc: LibraryHandle } | undefined
 

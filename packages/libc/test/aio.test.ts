@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import {
-  AIO_RING_MAGIC, errno, IOCB_BYTES, IOCB_CMD_PREAD, ioDestroy, ioGetevents, ioSetup, ioSubmit, memfdCreate,
+  AIO_RING_MAGIC, errno, IOCB_BYTES, IOCB_CMD_PREAD, ioDestroy, ioDestroyInBackground, ioGetevents, ioSetup, ioSubmit, memfdCreate,
   NativeMemory, viewMemory, close, ftruncate
 } from '@node-vmm/libc'
+import { eventually } from '../../../test/support/eventually.ts'
 
 const test = suite('aio')
 
@@ -36,6 +38,21 @@ test('reads a file, and the context is the address of its completion ring', () =
   assert.equal(ioDestroy(context), 0)
   assert.equal(ioDestroy(context), -errno.EINVAL)
   close(fd)
+  memory.close()
+})
+
+test('contexts are ended in the background, however many', async () => {
+  const contexts = (): number => readFileSync('/proc/self/maps', 'utf8').split('[aio]').length - 1
+  const memory = new NativeMemory(8)
+  const before = contexts()
+  let made = 0
+  for (; made < 300; made++) {
+    memory.setUint64(0, 0)
+    if (ioSetup(1, memory.address) !== 0) break
+    ioDestroyInBackground(memory.getUint64(0))
+  }
+  if (made < 300) console.log(`note: ${made} contexts can be had here`)
+  await eventually('all are ended', () => contexts() === before)
   memory.close()
 })
 
