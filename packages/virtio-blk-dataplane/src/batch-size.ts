@@ -86,6 +86,7 @@ export class BatchSize {
    */
   begin (batches: number, vring: Pick<Virtqueue, 'countAvailable'>): number {
     if (this.#isAsleep) this.#wakeUp()
+    this.isJoined = false
     if (!this.#isInline) return Math.min(MAX, FIRST * GROWTH ** batches)
     this.#turn = (this.#turn + 1) % TIMED
     this.#isTimed = this.#turn === 0

@@ -244,4 +244,16 @@ test('a batch is joined with the next one when batches of all are tried, unless 
   }
 })
 
+test('bug: requests that take their time again were joined for ever, after one batch that was', () => {
+  const { batch, sleep } = make()
+  for (let turn = 0; !batch.isJoined; turn++) {
+    assert.ok(turn < 4000)
+    if (turn % 7 === 0) sleep(1)
+    batch.end(batch.begin(0, { countAvailable: () => 32 }), 32)
+  }
+  batch.end(32, 31)
+  batch.begin(0, { countAvailable: () => 32 })
+  assert.equal(batch.isJoined, false)
+})
+
 test.run()
