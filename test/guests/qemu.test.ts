@@ -33,7 +33,7 @@ for (const queues of [1, 2]) {
 
 testWith(ourServer, ...qemu)('an image in memory is copied from and to: a file system survives its round trip', async () => {
   const image = blankImage(192, MEMORY_FOLDER)
-  await withServer({ image, queues: 2 }, async ({ socket, program }) => {
+  await withServer({ image, engine: 'mapped', queues: 2 }, async ({ socket, program }) => {
     assert.match(program.output, /^ready: .* 2 queues, mapped\)/m)
     await bootQemu({ socket, queues: 2, script: fileSystemRoundTrip({ jobs: 4 }) }).finished()
   })

@@ -25,12 +25,12 @@ umount /mnt/${disk}
 `
 
 /** As `--config` has it. */
-const diskOf = (name: string, folder?: string) => ({
-  name, 'socket-path': join(temporaryFolder(), 'vhost.sock'), 'blk-file': blankImage(128, folder), 'num-queues': 2, iothread: 'io0'
+const diskOf = (name: string, engine: string, folder?: string) => ({
+  name, engine, 'socket-path': join(temporaryFolder(), 'vhost.sock'), 'blk-file': blankImage(128, folder), 'num-queues': 2, iothread: 'io0'
 })
 
 testWith(ourServer, ...qemu)('a guest uses two disks at once that share a thread, one of them in memory', async () => {
-  const [first, second] = [diskOf('first'), diskOf('second', MEMORY_FOLDER)]
+  const [first, second] = [diskOf('first', 'auto'), diskOf('second', 'mapped', MEMORY_FOLDER)]
   const config = join(temporaryFolder(), 'config')
   writeFileSync(config, JSON.stringify({ disks: [first, second] }))
   const watch = new Watch()
