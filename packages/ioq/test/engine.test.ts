@@ -64,7 +64,9 @@ test('a file in memory that cannot be mapped is not', () => {
   const { engine, rejected } = openEngine('auto', { fd: file.fd, depth: Number(readFileSync('/proc/sys/fs/aio-max-nr', 'utf8')) + 1 })
   engine.close()
   assert.deepEqual(rejected.slice(0, 2).map((entry) => entry.engine), ['mapped', 'linux-aio'])
-  if (whyNotMap() === undefined) assert.match(rejected[0]!.reason, /^mmap of fd \d+, of 1099511631872 bytes: EFBIG.*up to 1 TiB is mapped/)
+  const tooLarge = /^mmap of fd \d+, of 1099511631872 bytes: EFBIG.*up to 1 TiB is mapped/
+  if (whyNotMap() === undefined) assert.match(rejected[0]!.reason, tooLarge)
+  assert.throws(() => openEngine('mapped', { fd: file.fd, depth: 16 }), { name: 'LinuxError', message: tooLarge })
 })
 
 test('no-io_uring is auto without io_uring, in memory or not', () => {
