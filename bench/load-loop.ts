@@ -1,4 +1,4 @@
-import { EPOLL_CTL_ADD, EPOLLIN, epollCreate, epollCtl, epollWait, close, NativeMemory, platform, read } from '@node-vmm/libc'
+import { EPOLL_CTL_ADD, EPOLLET, EPOLLIN, epollCreate, epollCtl, epollWait, close, NativeMemory, platform, read } from '@node-vmm/libc'
 import {
   NOTHING_USED, Queue, type QueueData, QUEUE_FULL, VIRTIO_BLK_S_OK, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT
 } from '@node-vmm/virtio-blk-driver'
@@ -143,7 +143,7 @@ export class LoadLoop {
     if (this.#polls) this.#spin(begin + milliseconds, requests)
     else this.#sleep(begin + milliseconds, requests)
     counts.milliseconds = performance.now() - begin
-    if (this.#polls) for (const lane of lanes) this.#countInterrupts(lane)
+    for (const lane of lanes) this.#countInterrupts(lane)
   }
 
   #sleep (end: number, requests: number): void {
@@ -158,8 +158,7 @@ export class LoadLoop {
   }
 
   #called (lane: Lane): void {
-    // The call is cleared before the ring is read; and the ring is read again after interrupts are wanted.
-    this.#countInterrupts(lane)
+    // The ring is read again after interrupts are wanted.
     do this.#collect(lane)
     while (lane.queue.enableInterrupts() === 'more')
     this.#kick(lane)
@@ -244,7 +243,7 @@ export class LoadLoop {
     return x >>> 1
   }
 
-  /** Each time that the disk calls is an interrupt, although one wake-up may be for several. */
+  /** Of a whole run: each time that the disk calls is an interrupt, although one wake-up may be for several. */
   #countInterrupts (lane: Lane): void {
     if (read(lane.callFd, this.#counterAddress, 8) > 0) this.counts.interrupts += this.#memory.u32[COUNTER / 4]
   }
@@ -258,7 +257,8 @@ export class LoadLoop {
   }
 
   #watch (fd: number, lane: number): void {
-    this.#memory.u32[0] = EPOLLIN
+    // Edges: a call needs not be read for the next one to be told, as an interrupt needs no such thing in a guest.
+    this.#memory.u32[0] = EPOLLIN | EPOLLET
     this.#memory.u32[this.#dataWord] = lane
     epollCtl(this.#epoll, EPOLL_CTL_ADD, fd, this.#memory.address)
   }

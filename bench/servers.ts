@@ -26,6 +26,7 @@ export const NULL_BYTES = 1 << 30
 
 export const AUTO = 'node-vmm auto'
 export const SLEEPING = 'node-vmm no polling'
+export const QSD_SLEEPING = 'qsd no polling'
 
 /** The sockets that a server of this case has. */
 export function socketsOf ({ side }: ServerKind, which: Case, { socket }: Place): string[] {
@@ -47,7 +48,7 @@ export function findServers (): { servers: ServerKind[], missing: string[] } {
   ]
   servers.push({ name: 'node-vmm', side: 'ours', serves: (which) => which.backing === 'null' && !which.growth, command: script })
   const missing: string[] = []
-  if (isInstalled('qemu-storage-daemon')) servers.push(daemon('qsd native', 'native'), daemon('qsd io_uring', 'io_uring'), nullDaemon)
+  if (isInstalled('qemu-storage-daemon')) servers.push(daemon('qsd native', 'native'), daemon('qsd io_uring', 'io_uring'), sleepingDaemon, nullDaemon)
   else missing.push('qemu-storage-daemon is not installed (Debian: qemu-system-common, qemu-utils): no comparison with it')
   servers.push(plainNode)
   if (isInstalled('fio')) servers.push(fio)
@@ -80,16 +81,22 @@ function script (which: Case, { socket, image }: Place): string[] {
   return [process.execPath, built('serve-many'), socket, image, String(which.disks), ...more]
 }
 
-function daemon (name: string, aio: string): ServerKind {
+function daemon (name: string, aio: string, thread = ''): ServerKind {
   return {
     name,
     side: 'qsd',
     serves: (which) => which.backing !== 'null' && isCompared(which),
     command (which, { socket, image }) {
       const direct = aio === 'native' || which.backing === 'disk'
-      return daemonCommand(`driver=file,filename=${image},locking=off,aio=${aio}${direct ? ',cache.direct=on' : ''}`, which.queues, socket)
+      return daemonCommand(`driver=file,filename=${image},locking=off,aio=${aio}${direct ? ',cache.direct=on' : ''}`, which.queues, socket, thread)
     }
   }
+}
+
+/** Only where a request is alone polling decides on what there is to wait for. */
+const sleepingDaemon: ServerKind = {
+  ...daemon(QSD_SLEEPING, 'native', ',poll-max-ns=0'),
+  serves: (which) => which.backing !== 'null' && isCompared(which) && which.depth === 1
 }
 
 const nullDaemon: ServerKind = {
@@ -99,9 +106,9 @@ const nullDaemon: ServerKind = {
   command: (which, { socket }) => daemonCommand(`driver=null-co,size=${NULL_BYTES},read-zeroes=off`, which.queues, socket)
 }
 
-function daemonCommand (node: string, queues: number, socket: string): string[] {
+function daemonCommand (node: string, queues: number, socket: string, thread = ''): string[] {
   return [
-    'qemu-storage-daemon', '--blockdev', `${node},node-name=disk`, '--object', 'iothread,id=thread', '--export',
+    'qemu-storage-daemon', '--blockdev', `${node},node-name=disk`, '--object', `iothread,id=thread${thread}`, '--export',
     `type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path=${socket},writable=on,iothread=thread,num-queues=${queues}`
   ]
 }
