@@ -1,4 +1,5 @@
 import { type Clock, monotonicClock } from './clock.ts'
+import { Trials } from './trials.ts'
 
 /** Where polling begins, in microseconds. */
 const START = 4
@@ -6,6 +7,11 @@ const GROWTH = 2
 /** Polls in a row that find nothing until it pauses, and sleeps that the pause lasts. */
 const PATIENCE = 16
 const PAUSE = 128
+
+/** Of the two choices that are tried while disks have requests in flight: to sleep at once. The other is to poll. */
+const SLEEPS = 0
+/** How many times as fast polling has to make such requests: else it costs more than it gives. */
+const MARGIN = 1.05
 
 // Places in `#times`.
 const DURATION = 0
@@ -17,13 +23,16 @@ const NOW = 3
  * How long to look at the rings before sleeping, learnt as QEMU's AioContext learns it (`aio_poll`): as long as sleeps
  * are short, polling would have saved them, and is made longer; a sleep longer than polling may ever last ends it.
  * Unlike there, it pauses where it keeps finding nothing: where short and long sleeps take turns, as on a disk that
- * completes large transfers in bursts, it would always begin anew and never get long enough.
+ * completes large transfers in bursts, it would always begin anew and never get long enough. And it tries whether polling
+ * has disks' requests done sooner: where not, there is none while they have some. A disk's interrupt may reach a processor
+ * that is asleep sooner than one that is busy.
  */
 export class AdaptivePolling {
   // Microseconds, in memory: as fields, arguments or results they would be objects.
   readonly #times = new Float64Array(4)
   readonly #max: number
   readonly #clock: Clock
+  readonly #besideDisks: Trials
   /** Polls in a row that found nothing. */
   #failures = 0
   /** Sleeps that are left of a pause. */
@@ -33,10 +42,17 @@ export class AdaptivePolling {
   constructor (max: number, clock: Clock = monotonicClock()) {
     this.#max = max
     this.#clock = clock
+    this.#besideDisks = new Trials(2, clock, MARGIN)
   }
 
-  get isWorthIt (): boolean {
-    return this.#times[DURATION]! > 0 && this.#pause === 0
+  /** @param waitsForDisks whether requests are in flight */
+  isWorthIt (waitsForDisks: boolean): boolean {
+    return this.#times[DURATION]! > 0 && this.#pause === 0 && !(waitsForDisks && this.#besideDisks.current === SLEEPS)
+  }
+
+  /** Disks have completed so many requests, at least one, that were in flight. */
+  complete (requests: number): void {
+    if (this.#max > 0) this.#besideDisks.count(requests)
   }
 
   begin (): void {
@@ -63,14 +79,19 @@ export class AdaptivePolling {
     this.#times[ASLEEP] = this.#times[NOW]!
   }
 
-  afterSleep (): void {
+  /** @param waitedForDisks whether requests were in flight: if not, a long sleep is as long as guests like */
+  afterSleep (waitedForDisks: boolean): void {
     if (this.#max === 0) return
     if (this.#pause > 0) this.#pause--
     this.#look()
     const slept = this.#times[NOW]! - this.#times[ASLEEP]!
     const duration = this.#times[DURATION]!
-    if (slept > this.#max) this.#times[DURATION] = 0
-    else if (slept > duration) this.#times[DURATION] = Math.min(this.#max, Math.max(START, duration * GROWTH))
+    if (slept > this.#max) {
+      this.#times[DURATION] = 0
+      if (!waitedForDisks) this.#besideDisks.spoil()
+    } else if (slept > duration) {
+      this.#times[DURATION] = Math.min(this.#max, Math.max(START, duration * GROWTH))
+    }
   }
 
   #look (): void {

@@ -190,15 +190,17 @@ export class BlockQueue {
     return this.ioq.hasCompletions || (!this.stopping && this.#vring.fault === undefined && this.#vring.moreAvailable())
   }
 
-  /** The I/O queue says that something is complete. */
-  onCompletion (): void {
+  /** The I/O queue says that something is complete. @returns how many requests are */
+  onCompletion (): number {
     this.#completed = 0
     this.ioq.reap()
     if (this.ioq.stalled) this.ioq.submit()
-    if (this.#completed === 0) return
+    const completed = this.#completed
+    if (completed === 0) return 0
     this.#interrupt()
-    this.#gate.complete(this.index, this.#completed)
+    this.#gate.complete(this.index, completed)
     if (this.#vring.moreAvailable()) this.serve()
+    return completed
   }
 
   /** Takes in one batch, after as many as `batches`. */

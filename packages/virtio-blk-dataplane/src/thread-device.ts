@@ -182,7 +182,8 @@ export class ThreadDevice implements Member {
 
   #onCompletion (index: number): void {
     const served = this.#served.get(index)!
-    served.queue.onCompletion()
+    const completed = served.queue.onCompletion()
+    if (completed > 0) this.#loop.complete(completed)
     if (served.stopCommand !== undefined) this.#finishStop(index, served)
   }
 

@@ -69,6 +69,11 @@ export class ThreadLoop {
     return this.#ended
   }
 
+  /** Requests of a member that were in flight are complete, so many. */
+  complete (requests: number): void {
+    this.#polling.complete(requests)
+  }
+
   /** A member has a queue more, or one less. */
   queuesChanged (): void {
     this.#served = Array.from(this.#members).flatMap(({ served }) => served)
@@ -136,7 +141,8 @@ export class ThreadLoop {
 
   /** One turn of the loop: polls for a while where that pays, else sleeps until something happens. */
   #turn (): void {
-    if (this.#polling.isWorthIt && this.#pollQueues()) return
+    const waitsForDisks = this.#waitsForDisks()
+    if (this.#polling.isWorthIt(waitsForDisks) && this.#pollQueues()) return
     if (!this.#armAll()) {
       this.poll.poll(0)
     } else if (this.#retryStalled()) {
@@ -144,8 +150,13 @@ export class ThreadLoop {
     } else {
       this.#polling.beforeSleep()
       this.poll.poll(-1)
-      this.#polling.afterSleep()
+      this.#polling.afterSleep(waitsForDisks)
     }
+  }
+
+  #waitsForDisks (): boolean {
+    for (let index = 0; index < this.#served.length; index++) if (this.#served[index]!.queue.ioq.inFlight > 0) return true
+    return false
   }
 
   /** Looks at the rings instead of sleeping. @returns whether there was something to do */

@@ -30,6 +30,7 @@ export class Trials {
   readonly #costs: Float64Array
   readonly #known: Uint8Array
   readonly #clock: Clock
+  readonly #margin: number
   #batches = 0
   #requests = 0
   #interrupts = 0
@@ -44,11 +45,15 @@ export class Trials {
   /** The last choice that was tried. */
   #tried = 0
 
-  /** @param choices how many; the first one is taken until something is known */
-  constructor (choices: number, clock: Clock = monotonicClock()) {
+  /**
+   * @param choices how many; the first one is taken until something is known
+   * @param margin how many times as dear as another one the first may be and still be taken. @default 1
+   */
+  constructor (choices: number, clock: Clock = monotonicClock(), margin = 1) {
     this.#costs = new Float64Array(choices)
     this.#known = new Uint8Array(choices)
     this.#clock = clock
+    this.#margin = margin
     this.#turns = ROUNDS * choices - 1
   }
 
@@ -137,7 +142,8 @@ export class Trials {
     const costs = this.#costs
     let best = 0
     for (let choice = 1; choice < costs.length; choice++) {
-      if (costs[choice]! > 0 && costs[choice]! < costs[best]!) best = choice
+      const margin = best === 0 ? this.#margin : 1
+      if (costs[choice]! > 0 && costs[choice]! * margin < costs[best]!) best = choice
     }
     return best
   }

@@ -10,7 +10,7 @@ function make (max: number): { polling: AdaptivePolling, pass: (microseconds: nu
   const sleep = (microseconds: number): void => {
     polling.beforeSleep()
     pass(microseconds)
-    polling.afterSleep()
+    polling.afterSleep(false)
   }
   return { polling, pass, sleep }
 }
@@ -26,10 +26,10 @@ function duration ({ polling, pass }: ReturnType<typeof make>): number {
 
 test('it begins with the first short sleep, and doubles up to the limit while sleeps are longer', () => {
   const made = make(32)
-  assert.equal(made.polling.isWorthIt, false)
+  assert.equal(made.polling.isWorthIt(false), false)
   const durations = [1, 2, 3, 4, 5].map(() => {
     made.sleep(30)
-    assert.equal(made.polling.isWorthIt, true)
+    assert.equal(made.polling.isWorthIt(false), true)
     return duration(made)
   })
   // A sleep shorter than it polls would have been saved: nothing to learn.
@@ -40,7 +40,7 @@ test('a sleep longer than polling may last ends it', () => {
   const made = make(32)
   made.sleep(10)
   made.sleep(33)
-  assert.equal(made.polling.isWorthIt, false)
+  assert.equal(made.polling.isWorthIt(false), false)
   made.sleep(10)
   assert.equal(duration(made), 4)
 })
@@ -48,13 +48,13 @@ test('a sleep longer than polling may last ends it', () => {
 test('a limit of 0 never polls', () => {
   const made = make(0)
   made.sleep(1)
-  assert.equal(made.polling.isWorthIt, false)
+  assert.equal(made.polling.isWorthIt(false), false)
 })
 
 test('the clock is that of the kernel', () => {
   const polling = new AdaptivePolling(1000)
   polling.beforeSleep()
-  polling.afterSleep()
+  polling.afterSleep(false)
   polling.begin()
   const begin = performance.now()
   while (polling.goesOn());
@@ -67,20 +67,60 @@ test('it pauses where polling keeps finding nothing, and tries again later', () 
     for (let failures = 1; ; failures++) {
       sleep(10)
       polling.end(false)
-      if (!polling.isWorthIt) return failures
+      if (!polling.isWorthIt(false)) return failures
       assert.ok(failures < 100)
     }
   }
   assert.equal(failUntilPause(), 16)
   for (let sleeps = 0; sleeps < 127; sleeps++) {
     sleep(10)
-    assert.equal(polling.isWorthIt, false)
+    assert.equal(polling.isWorthIt(false), false)
   }
   sleep(10)
-  assert.equal(polling.isWorthIt, true)
+  assert.equal(polling.isWorthIt(false), true)
   for (let failures = 0; failures < 15; failures++) polling.end(false)
   polling.end(true)
   assert.equal(failUntilPause(), 16, 'a success makes up for all failures before it')
+})
+
+/** Of the last thousand requests of a disk, one at a time, how many were polled for. It takes so long for each, by whether it is. */
+function polledOf (made: ReturnType<typeof make>, time: (polled: boolean) => number, between: (request: number) => void = () => {}): number {
+  const { polling, pass, sleep } = made
+  sleep(10)
+  let polled = 0
+  for (let request = 0; request < 20_000; request++) {
+    const polls = polling.isWorthIt(true)
+    if (polls && request >= 19_000) polled++
+    pass(time(polls))
+    polling.complete(1)
+    between(request)
+  }
+  return polled
+}
+
+test('beside a disk that has requests it polls only where they are done sooner, by more than a twentieth', () => {
+  assert.ok(polledOf(make(100), (polled) => polled ? 80 : 100) > 900)
+  assert.ok(polledOf(make(100), (polled) => polled ? 97 : 100) < 100)
+  assert.ok(polledOf(make(100), (polled) => polled ? 150 : 100) < 100)
+})
+
+test('without requests in flight it polls whatever is best beside a disk', () => {
+  const made = make(100)
+  polledOf(made, (polled) => polled ? 150 : 100, () => assert.equal(made.polling.isWorthIt(false), true))
+})
+
+test('how long guests have nothing to do says nothing about disks', () => {
+  const made = make(100)
+  const polled = polledOf(made, (polled) => polled ? 93 : 100, (request) => {
+    if (request % 75 > 0) return
+    made.sleep(20_000)
+    made.sleep(10)
+  })
+  assert.ok(polled > 900, `${polled}`)
+})
+
+test('a limit of 0 polls beside no disk', () => {
+  assert.equal(polledOf(make(0), () => 80), 0)
 })
 
 test.run()

@@ -7,9 +7,9 @@ const EPOCH = 32
 const ROUNDS = 24
 
 /** Three choices whose cost, in microseconds a request, the test sets, and how many interrupts an epoch has by each. */
-function make (costs: number[], interrupts: (choice: number) => number = () => 0): { trials: Trials, epoch: (spoil?: boolean) => number, epochs: (count: number) => number[] } {
+function make (costs: number[], interrupts: (choice: number) => number = () => 0, margin?: number): { trials: Trials, epoch: (spoil?: boolean) => number, epochs: (count: number) => number[] } {
   let now = 1e9
-  const trials = new Trials(costs.length, (times, at) => { times[at] = now })
+  const trials = new Trials(costs.length, (times, at) => { times[at] = now }, margin)
   /** One epoch of batches of 10. @returns the choice that it was done by */
   const epoch = (spoil = false): number => {
     const { current } = trials
@@ -56,6 +56,14 @@ test('an interrupt counts as 6 microseconds', () => {
     assert.ok(epochs(320)[preferred]! >= 300, `${interrupts} interrupts`)
     epoch(true)
     assert.equal(trials.current, preferred)
+  }
+})
+
+test('the first choice is left only for one that is cheaper by the margin', () => {
+  for (const [first, preferred] of [[1.04, 0], [1.06, 1]] as const) {
+    const { epochs } = make([first, 1], () => 0, 1.05)
+    epochs(400)
+    assert.ok(epochs(320)[preferred]! >= 300, `${first}`)
   }
 })
 
