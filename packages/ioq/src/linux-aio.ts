@@ -1,7 +1,6 @@
-import { isMainThread } from 'node:worker_threads'
 import {
   AIO_RING_MAGIC, close, errno, eventfd, IOCB_BYTES, IOCB_CMD_FDSYNC, IOCB_CMD_PREAD, IOCB_CMD_PREADV,
-  IOCB_CMD_PWRITE, IOCB_CMD_PWRITEV, IOCB_FLAG_RESFD, ioDestroy, ioDestroyInBackground, ioGetevents, ioSetup, ioSubmit,
+  IOCB_CMD_PWRITE, IOCB_CMD_PWRITEV, IOCB_FLAG_RESFD, ioDestroyInBackground, ioGetevents, ioSetup, ioSubmit,
   LinuxError, NativeMemory, O_DIRECT, openFlags, RWF_DSYNC, viewMemory
 } from '@node-vmm/libc'
 import { DATA_SYNC } from './blocking-call.ts'
@@ -239,9 +238,8 @@ export class LinuxAioEngine implements Engine {
     // io_destroy unmaps the ring: nobody may look at it afterwards.
     this.#closed = true
     this.#ring = undefined
-    // It takes its time, and much waits for the main thread.
-    if (isMainThread) ioDestroyInBackground(this.#context)
-    else ioDestroy(this.#context)
+    // It takes its time, and others wait for this thread.
+    ioDestroyInBackground(this.#context)
     this.#thread.close()
     close(this.completionFd)
     this.#memory.close()

@@ -39,7 +39,7 @@ export function ioDestroy (context: number): number {
 
 /**
  * As `ioDestroy`, on a thread of Node's pool: to end a context takes the kernel some 30 ms even when it is idle. Whether it could be
- * ended is not told. For the main thread, which outlives the call.
+ * ended is not told. A calling thread that ends meanwhile waits for it.
  */
 export function ioDestroyInBackground (context: number): void {
   try {

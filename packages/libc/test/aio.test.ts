@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import { Worker } from 'node:worker_threads'
 import { suite } from 'uvu'
 import {
   AIO_RING_MAGIC, errno, IOCB_BYTES, IOCB_CMD_PREAD, ioDestroy, ioDestroyInBackground, ioGetevents, ioSetup, ioSubmit, memfdCreate,
@@ -41,8 +43,9 @@ test('reads a file, and the context is the address of its completion ring', () =
   memory.close()
 })
 
+const contexts = (): number => readFileSync('/proc/self/maps', 'utf8').split('[aio]').length - 1
+
 test('contexts are ended in the background, however many', async () => {
-  const contexts = (): number => readFileSync('/proc/self/maps', 'utf8').split('[aio]').length - 1
   const memory = new NativeMemory(8)
   const before = contexts()
   let made = 0
@@ -54,6 +57,18 @@ test('contexts are ended in the background, however many', async () => {
   if (made < 300) console.log(`note: ${made} contexts can be had here`)
   await eventually('all are ended', () => contexts() === before)
   memory.close()
+})
+
+test('a thread that ends meanwhile waits for it', async () => {
+  const before = contexts()
+  for (let round = 0; round < 10; round++) {
+    const worker = new Worker(new URL('./support/aio-worker.ts', import.meta.url))
+    const ended = once(worker, 'exit')
+    const [made] = await once(worker, 'message') as [number]
+    if (made < 0) console.log(`note: no context can be had here (${made})`)
+    assert.deepEqual(await ended, [0])
+    assert.equal(contexts(), before)
+  }
 })
 
 test('a context that is too large is a value', () => {
