@@ -101,6 +101,8 @@ export async function serve (options: ServeOptions): Promise<Server> {
         faults = 0
         sessions++
         log('a front-end connected')
+        // Until the guest's driver has found its disk, its threads have begun. A plane that is being closed needs none.
+        plane.prepare().catch(() => {})
       },
       onSessionEnd: (failure) => log(`the session ended: ${failure?.message ?? (closing ? 'the server closes' : 'the front-end hung up')}`),
       ...(traceMessages !== undefined && {

@@ -155,6 +155,14 @@ test('sessions and refusals are told', async () => {
   ])
 })
 
+test('the threads begin when a front-end connects, before it has a ring', async () => {
+  const { plane, socketPath } = await start()
+  assert.equal(plane.drainHandle().wakeFds.length, 0)
+  const frontEnd = FrontEnd.connect(socketPath)
+  await eventually('the thread begins', () => plane.drainHandle().wakeFds.length === 1)
+  frontEnd.close()
+})
+
 test('a guest that breaks its ring is told of, but cannot fill a log with it', async () => {
   const lines: string[] = []
   const { socketPath } = await start({ log: (line) => lines.push(line) })

@@ -228,6 +228,17 @@ export class DataPlane implements Drainable {
   }
 
   /**
+   * Starts the threads that queues will be served by, which takes them a tenth of a second, while there is none to be served
+   * yet. They last until `stop` or `close`, as those do that begin with a queue. No effect for a disk on the calling thread.
+   */
+  prepare (): Promise<void> {
+    return this.#inOrder(async () => {
+      if (this.#medium === undefined || this.#launch !== undefined) return
+      for (let queue = 0; queue < this.queues; queue++) this.#startThread(queue, this.#medium)
+    })
+  }
+
+  /**
    * Serves the queues, the first at index 0. No effect when queues are served already.
    *
    * @throws VringError for a ring that cannot be one: nothing is served then
@@ -581,7 +592,7 @@ export class DataPlane implements Drainable {
     return this.#threads.get(this.#threadIndex(queue))!
   }
 
-  // A thread begins with its first queue, so that it inherits the processors of who starts it.
+  // A thread begins with its first queue, or just before, so that it inherits the processors of who starts it.
   #startThread (queue: number, medium: Medium): DataPlaneThread {
     if (this.#diskModule !== undefined) return this.#diskThread
     const index = this.#threadIndex(queue)

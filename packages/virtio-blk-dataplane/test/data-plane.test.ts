@@ -123,6 +123,28 @@ test('the life-cycle: each state, and calls without effect', async () => {
   await plane.close()
 })
 
+test('threads that are to be prepared begin before the first queue, and serve it', async () => {
+  const threads = (plane: DataPlane): number => plane.drainHandle().wakeFds.length
+  const plane = make({ queues: 3, threads: 2 })
+  assert.equal(threads(plane), 0)
+  await plane.prepare()
+  await plane.prepare()
+  assert.equal(threads(plane), 2)
+  assert.equal(plane.state, 'created')
+  const player = guest()
+  await plane.start([player.setup])
+  assert.deepEqual((await player.read(5, 512)).data, sectorPattern(5, 1))
+  assert.equal(threads(plane), 2)
+  await plane.stop()
+  assert.equal(threads(plane), 0)
+
+  const off = DataPlane.create({ dataPlane: false })
+  await off.prepare()
+  assert.equal(threads(off), 0)
+  await plane.close()
+  await assert.rejects(plane.prepare(), fails('ERR_STATE'))
+})
+
 test('calls that do not fit the state fail with an error that says so', async () => {
   const plane = make({ queues: 2 })
   const player = guest()
