@@ -91,13 +91,13 @@ export class Run {
     for (const image of this.#images.values()) rmSync(image, { force: true })
   }
 
-  /** All servers of a setup, then all cases, each with one server after the other. */
+  /** All servers of a setup, then all cases, each with one server after the other, of which another one is the first in each round. */
   async #round (cases: readonly Case[]): Promise<void> {
     const round = this.results.rounds
     const running = await this.#start(cases[0], round)
     for (const which of cases) {
       this.#progress(`round ${round + 1}: ${which.name}`)
-      for (const one of running) {
+      for (const one of [...running.slice(round % running.length), ...running.slice(0, round % running.length)]) {
         if (!one.kind.serves(which)) continue
         const measured = this.#measured(which, one.kind)
         measured.samples[round] = await this.#sample(which, one)
