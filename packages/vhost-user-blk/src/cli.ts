@@ -140,12 +140,15 @@ async function serveWith (command: ServeCommand, atEnd: (close: () => unknown) =
   if (traceFile !== undefined) atEnd(() => traceFile.close())
   atEnd(() => closeDisks(disks))
   const iothreads = new Map<string, IoThread>()
+  let rightsAreGone = (): void => {}
+  const prepareAfter = new Promise<void>((resolve) => { rightsAreGone = resolve })
   for (const { name, options, spec, iothread } of command.disks) {
     // Which disk, where there are several.
     const log = (line: string): void => output.log(command.disks.length === 1 ? line : `${name}: ${line}`)
     const server = await serve({
       ...options,
       ...(iothread !== undefined && { iothread: shared(iothreads, iothread) }),
+      prepareAfter,
       log,
       latency: command.statsInterval !== undefined || command.metrics !== undefined,
       ...tracing(command, log, traceFile?.sinkOf(disks.length))
@@ -170,6 +173,7 @@ async function serveWith (command: ServeCommand, atEnd: (close: () => unknown) =
   const ended = Promise.race([...disks.map(({ server }) => server.closed), asked])
   const notifier = connectToSystemd()
   await giveUpRights(disks, command)
+  rightsAreGone()
   for (const disk of disks) output.ready(disk)
   notify(notifier, { READY: '1', STATUS: `Serving ${disks.map(({ name }) => name).join(', ')}` })
   atEnd(() => notify(notifier, { STOPPING: '1', STATUS: 'Completing what is in flight' }))

@@ -27,6 +27,11 @@ export interface ServeOptions extends Omit<DataPlaneOptions, 'dataPlane' | 'scsi
   readonly log?: (line: string) => void
   /** Receives a line for each vhost-user message. @default none, at no cost */
   readonly traceMessages?: (line: string) => void
+  /**
+   * Threads begin when a front-end connects, but not before this has settled: when a sandbox is to hold them, once it does.
+   * The first ring of a guest has them begin in any case. @default at once
+   */
+  readonly prepareAfter?: Promise<unknown>
   /** Gives the start up, with the signal's reason, once the disk is open and can be closed again. @default never */
   readonly signal?: AbortSignal
 }
@@ -67,7 +72,7 @@ export interface Server {
  * `socketPath` and an `fd`, or neither; the signal's reason. Nothing is left open then
  */
 export async function serve (options: ServeOptions): Promise<Server> {
-  const { socketPath, socketMode, socketOwner, fd, traceMessages, onProblem, signal, ...disk } = options
+  const { socketPath, socketMode, socketOwner, fd, traceMessages, onProblem, prepareAfter, signal, ...disk } = options
   signal?.throwIfAborted()
   const log = limited(options.log ?? (() => {}))
   let fatal: (error: Error) => void = () => {}
@@ -102,7 +107,7 @@ export async function serve (options: ServeOptions): Promise<Server> {
         sessions++
         log('a front-end connected')
         // Until the guest's driver has found its disk, its threads have begun. A plane that is being closed needs none.
-        plane.prepare().catch(() => {})
+        Promise.resolve(prepareAfter).then(() => plane.prepare()).catch(() => {})
       },
       onSessionEnd: (failure) => log(`the session ended: ${failure?.message ?? (closing ? 'the server closes' : 'the front-end hung up')}`),
       ...(traceMessages !== undefined && {

@@ -163,6 +163,22 @@ test('the threads begin when a front-end connects, before it has a ring', async 
   frontEnd.close()
 })
 
+test('what is to come before the threads is waited for, but not by a guest', async () => {
+  let go = (): void => {}
+  const { plane, socketPath } = await start({ prepareAfter: new Promise<void>((resolve) => { go = resolve }) })
+  const frontEnd = FrontEnd.connect(socketPath)
+  await frontEnd.getFeatures()
+  assert.equal(plane.drainHandle().wakeFds.length, 0)
+  go()
+  await eventually('the thread begins', () => plane.drainHandle().wakeFds.length === 1)
+  frontEnd.close()
+
+  const waiting = await start({ serial: 'waits', prepareAfter: new Promise(() => {}) })
+  const driver = await BlockDriver.connect({ socketPath: waiting.socketPath })
+  assert.equal(await driver.getId(), 'waits')
+  await driver.close()
+})
+
 test('a guest that breaks its ring is told of, but cannot fill a log with it', async () => {
   const lines: string[] = []
   const { socketPath } = await start({ log: (line) => lines.push(line) })
