@@ -95,9 +95,11 @@ export class Run {
   async #round (cases: readonly Case[]): Promise<void> {
     const round = this.results.rounds
     const running = await this.#start(cases[0], round)
+    const first = round % running.length
+    const inTurn = [...running.slice(first), ...running.slice(0, first)]
     for (const which of cases) {
       this.#progress(`round ${round + 1}: ${which.name}`)
-      for (const one of [...running.slice(round % running.length), ...running.slice(0, round % running.length)]) {
+      for (const one of inTurn) {
         if (!one.kind.serves(which)) continue
         const measured = this.#measured(which, one.kind)
         measured.samples[round] = await this.#sample(which, one)

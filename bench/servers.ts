@@ -85,7 +85,7 @@ function daemon (name: string, aio: string, thread = ''): ServerKind {
   return {
     name,
     side: 'qsd',
-    serves: (which) => which.backing !== 'null' && isCompared(which),
+    serves: isCompared,
     command (which, { socket, image }) {
       const direct = aio === 'native' || which.backing === 'disk'
       return daemonCommand(`driver=file,filename=${image},locking=off,aio=${aio}${direct ? ',cache.direct=on' : ''}`, which.queues, socket, thread)
@@ -96,7 +96,7 @@ function daemon (name: string, aio: string, thread = ''): ServerKind {
 /** Only where a request is alone polling decides on what there is to wait for. */
 const sleepingDaemon: ServerKind = {
   ...daemon(QSD_SLEEPING, 'native', ',poll-max-ns=0'),
-  serves: (which) => which.backing !== 'null' && isCompared(which) && which.depth === 1
+  serves: (which) => isCompared(which) && which.depth === 1
 }
 
 const nullDaemon: ServerKind = {
@@ -116,7 +116,7 @@ function daemonCommand (node: string, queues: number, socket: string, thread = '
 const plainNode: ServerKind = {
   name: 'plain Node',
   side: 'node',
-  serves: (which) => which.backing !== 'null' && isCompared(which),
+  serves: isCompared,
   command (which, { socket, image }) {
     const direct = which.backing === 'disk' ? ['direct'] : []
     return [process.execPath, built('plain-server'), socket, image, String(which.queues), ...direct]
@@ -126,11 +126,12 @@ const plainNode: ServerKind = {
 const fio: ServerKind = {
   name: 'fio',
   side: 'fio',
-  serves: (which) => which.backing !== 'null' && isCompared(which) && which.queues === 1 && !which.polls && !which.hugePages
+  serves: (which) => isCompared(which) && which.queues === 1 && !which.polls && !which.hugePages
 }
 
-function isCompared ({ growth }: Case): boolean {
-  return !growth
+/** Null disks have servers of their own, and how our server grows is no comparison. */
+function isCompared ({ backing, growth }: Case): boolean {
+  return backing !== 'null' && !growth
 }
 
 function isInstalled (program: string): boolean {

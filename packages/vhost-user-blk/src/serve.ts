@@ -28,8 +28,8 @@ export interface ServeOptions extends Omit<DataPlaneOptions, 'dataPlane' | 'scsi
   /** Receives a line for each vhost-user message. @default none, at no cost */
   readonly traceMessages?: (line: string) => void
   /**
-   * Threads begin when a front-end connects, but not before this has settled: when a sandbox is to hold them, once it does.
-   * The first ring of a guest has them begin in any case. @default at once
+   * Threads begin when a front-end connects, but not before this is fulfilled: when a sandbox is to hold them, once it does. The
+   * first ring of a guest has them begin in any case. @default at once
    */
   readonly prepareAfter?: Promise<unknown>
   /** Gives the start up, with the signal's reason, once the disk is open and can be closed again. @default never */
