@@ -1,5 +1,5 @@
 import {
-  close, epollCreate, epollCtl, epollWait, errno, LinuxError, NativeMemory, platform,
+  close, epollCreate, epollCtl, epollPwait2, epollWait, errno, LinuxError, NativeMemory, platform,
   EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN
 } from '@node-vmm/libc'
 import { EventPollError } from './errors.ts'
@@ -21,6 +21,10 @@ const BATCH = 64
  * `process.exit()` and `worker.terminate()` wait for it. Nothing else depends on this wake-up.
  */
 const NAP = 1000
+const NANOSECONDS = 1e9
+const MILLISECONDS = 1e3
+/** Of a `struct timespec`: seconds and nanoseconds of 64 bits each. */
+const TIMESPEC_BYTES = 16
 
 /** What a source calls when it is ready; `events` are the `EPOLL*` bits that are. */
 export type EventCallback = (events: number) => void
@@ -90,9 +94,13 @@ export class EventPoll {
   readonly #epoll: number
   readonly #eventWords: number
   readonly #dataWord: number
-  /** `BATCH` events as the kernel writes them, then one to hand to `epoll_ctl`. */
+  /** `BATCH` events as the kernel writes them, then one to hand to `epoll_ctl`, then a time to hand to `epoll_pwait2`. */
   readonly #memory: NativeMemory
   readonly #eventsAddress: number
+  /** How long a wait lasts that is no whole number of milliseconds, in words. */
+  readonly #time: number
+  /** This kernel waits for whole milliseconds only. */
+  #isCoarse = false
   readonly #stopNotifier = EventNotifier.create()
   readonly #sources: (Source | undefined)[] = []
   readonly #freeSlots: number[] = []
@@ -107,7 +115,8 @@ export class EventPoll {
     const { epollEventBytes, epollDataOffset } = platform()
     this.#eventWords = epollEventBytes / 4
     this.#dataWord = epollDataOffset / 4
-    this.#memory = new NativeMemory((BATCH + 1) * epollEventBytes)
+    this.#memory = new NativeMemory((BATCH + 1) * epollEventBytes + TIMESPEC_BYTES)
+    this.#time = (BATCH + 1) * this.#eventWords
     this.#eventsAddress = this.#memory.address
     this.#epoll = this.#openEpoll()
     this.add(this.#stopNotifier, () => { this.#stopping = true })
@@ -203,14 +212,15 @@ export class EventPoll {
    * An error thrown by a callback comes out of here with everything in order: that event counts as delivered, the
    * others are delivered by the next call.
    *
-   * @param timeout milliseconds to wait at most; 0 only looks, -1 waits for ever.
+   * @param timeout milliseconds to wait at most; 0 only looks, -1 waits for ever. Fractions count, to the nanosecond, and the thread's
+   * timer slack comes on top (`setTimerSlack` of `@node-vmm/libc`); before Linux 5.11 they are rounded up.
    * @returns how many callbacks ran: 0 after the time limit, a signal, or a stop.
    * @throws EventPollError ERR_EVENT_POLL_CLOSED, ERR_EVENT_POLL_REENTERED; LinuxError
    */
   poll (timeout: number): number {
     this.#checkOpen()
     if (this.#dispatching) throw new EventPollError('ERR_EVENT_POLL_REENTERED')
-    const count = epollWait(this.#epoll, this.#eventsAddress, BATCH, timeout)
+    const count = Number.isInteger(timeout) ? epollWait(this.#epoll, this.#eventsAddress, BATCH, timeout) : this.#waitPrecisely(timeout)
     if (count < 0) {
       if (count === -errno.EINTR) return 0
       throw new LinuxError('epoll_wait', -count)
@@ -268,6 +278,18 @@ export class EventPoll {
   /** The same as `close()`, for `using`. */
   [Symbol.dispose] (): void {
     this.close()
+  }
+
+  #waitPrecisely (timeout: number): number {
+    if (!this.#isCoarse) {
+      const { u32, address } = this.#memory
+      u32[this.#time] = timeout / MILLISECONDS
+      u32[this.#time + 2] = timeout * (NANOSECONDS / MILLISECONDS) % NANOSECONDS
+      const count = epollPwait2(this.#epoll, this.#eventsAddress, BATCH, address + this.#time * 4)
+      if (count !== -errno.ENOSYS) return count
+      this.#isCoarse = true
+    }
+    return epollWait(this.#epoll, this.#eventsAddress, BATCH, Math.ceil(timeout))
   }
 
   #dispatch (count: number): number {

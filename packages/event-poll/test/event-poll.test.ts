@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { closeSync, writeSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { suite } from 'uvu'
 import { Worker } from 'node:worker_threads'
 import { close, EPOLLIN, EPOLLOUT, eventfd, NativeMemory, read, shutdown, unixSocketPair } from '@node-vmm/libc'
@@ -45,6 +46,30 @@ test('runs the callback of what is ready, once a notification', () => {
 
 test('waits as long as it is told', () => {
   assert.ok(longestSleep(poll, 40) >= 39)
+})
+
+test('fractions of milliseconds count', () => {
+  const waits = Array.from({ length: 20 }, () => {
+    const started = performance.now()
+    assert.equal(poll.poll(0.1), 0)
+    return performance.now() - started
+  })
+  assert.ok(Math.min(...waits) >= 0.1)
+  assert.ok(Math.min(...waits) < 1)
+  assert.ok(longestSleep(poll, 40.5) >= 40)
+  const notifier = EventNotifier.create()
+  let ran = 0
+  poll.add(notifier, () => { ran++ })
+  notifier.notify()
+  assert.equal(poll.poll(59_999.5), 1)
+  assert.equal(ran, 1)
+  notifier.close()
+})
+
+test('where the kernel knows whole milliseconds only, fractions are rounded up', () => {
+  const { status, stderr } = spawnSync(process.execPath, [...process.execArgv, fileURLToPath(new URL('./whole-milliseconds.ts', import.meta.url))],
+    { timeout: 60_000, killSignal: 'SIGKILL', encoding: 'utf8' })
+  assert.equal(status, 0, stderr)
 })
 
 test('a notification during the callback is not lost', () => {

@@ -1,4 +1,5 @@
 import { check, native, orErrno } from './library.ts'
+import { platform } from './platform.ts'
 
 /** There is something to read. All of these: `epoll_ctl(2)`. */
 export const EPOLLIN = 0x001
@@ -25,6 +26,8 @@ const EPOLL_CLOEXEC = 0o2000000
 const epollCreateC = native('int epoll_create1(int flags)')
 const epollCtlC = native('int epoll_ctl(int epoll, int operation, int fd, uintptr_t event)')
 const epollWaitC = native('int epoll_wait(int epoll, uintptr_t events, int maximum, int timeout)')
+// The C library has it since 2.35.
+const epollPwait2C = native('int syscall(long number, int epoll, uintptr_t events, int maximum, uintptr_t timeout, uintptr_t signals, size_t size)')
 
 /** A new epoll instance, close-on-exec. See `epoll_create(2)`. @throws LinuxError */
 export function epollCreate (): number {
@@ -49,4 +52,15 @@ export function epollCtl (epoll: number, operation: number, fd: number, event: n
  */
 export function epollWait (epoll: number, events: number, maximum: number, timeout: number): number {
   return orErrno(epollWaitC()(epoll, events, maximum, timeout))
+}
+
+/**
+ * The same with a time limit in nanoseconds, to which the kernel adds up to the thread's timer slack ({@link setTimerSlack}). See
+ * `epoll_pwait2(2)`, Linux 5.11.
+ *
+ * @param timeout the address of 16 bytes of native memory: seconds and nanoseconds of 64 bits each.
+ * @returns the number of events, or a negative error number (-EINTR after a signal, -ENOSYS on an older kernel).
+ */
+export function epollPwait2 (epoll: number, events: number, maximum: number, timeout: number): number {
+  return orErrno(epollPwait2C()(platform().syscalls.epollPwait2, epoll, events, maximum, timeout, 0, 0))
 }

@@ -45,3 +45,6 @@ export function check (result: number, syscall: string, detail?: () => LinuxErro
 export function orErrno (result: number): number {
   return result >= 0 ? result : -lastErrno()
 }
+
+/** `prctl(2)`, of which several files make something. */
+export const prctlC = native('int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)')

@@ -18,6 +18,8 @@ export interface Platform {
     readonly ioUringEnter: number
     /** `io_uring_register(2)`. */
     readonly ioUringRegister: number
+    /** `epoll_pwait2(2)`. */
+    readonly epollPwait2: number
   }
   /** Bytes of `struct epoll_event`: packed on x86-64 only (`linux/eventpoll.h`). */
   readonly epollEventBytes: number
@@ -25,16 +27,17 @@ export interface Platform {
   readonly epollDataOffset: number
 }
 
-const ioUring = { ioUringSetup: 425, ioUringEnter: 426, ioUringRegister: 427 }
+/** Numbers since Linux 5.1 are the same everywhere. */
+const newer = { ioUringSetup: 425, ioUringEnter: 426, ioUringRegister: 427, epollPwait2: 441 }
 
 const platforms: Readonly<Record<string, Platform>> = {
   x64: {
-    syscalls: { ioSetup: 206, ioDestroy: 207, ioGetevents: 208, ioSubmit: 209, ...ioUring },
+    syscalls: { ioSetup: 206, ioDestroy: 207, ioGetevents: 208, ioSubmit: 209, ...newer },
     epollEventBytes: 12,
     epollDataOffset: 4
   },
   arm64: {
-    syscalls: { ioSetup: 0, ioDestroy: 1, ioSubmit: 2, ioGetevents: 4, ...ioUring },
+    syscalls: { ioSetup: 0, ioDestroy: 1, ioSubmit: 2, ioGetevents: 4, ...newer },
     epollEventBytes: 16,
     epollDataOffset: 8
   }

@@ -1,4 +1,4 @@
-import { check, native } from './library.ts'
+import { check, native, prctlC } from './library.ts'
 
 // linux/prctl.h
 const PR_GET_DUMPABLE = 3
@@ -12,7 +12,6 @@ const PR_CAP_AMBIENT_CLEAR_ALL = 4
 /** linux/capability.h: capability sets of 64 bits, in two halves. */
 const LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
-const prctlC = native('int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)')
 const capsetC = native('int capset(void *header, void *sets)')
 
 /**

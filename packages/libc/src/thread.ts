@@ -1,9 +1,13 @@
-import { check, native } from './library.ts'
+import { check, native, prctlC } from './library.ts'
 
 const schedSetaffinityC = native('int sched_setaffinity(int pid, size_t size, void *mask)')
 const schedGetaffinityC = native('int sched_getaffinity(int pid, size_t size, void *mask)')
 const getTidC = native('int gettid()')
 const CPU_SET_BYTES = 128
+
+// linux/prctl.h
+const PR_SET_TIMERSLACK = 29
+const PR_GET_TIMERSLACK = 30
 
 /** The kernel's id of the calling thread. See `gettid(2)`. */
 export function threadId (): number {
@@ -37,4 +41,20 @@ export function getAffinity (): number[] {
   const mask = new Uint8Array(CPU_SET_BYTES)
   check(schedGetaffinityC()(0, mask.length, mask), 'sched_getaffinity')
   return Array.from({ length: CPU_SET_BYTES * 8 }, (_, cpu) => cpu).filter((cpu) => (mask[cpu >>> 3]! & (1 << (cpu & 7))) !== 0)
+}
+
+/**
+ * How much later than asked for the kernel may end the waits of the calling thread, to end several at once: 50,000 nanoseconds
+ * unless set. See `prctl(2)`, PR_SET_TIMERSLACK.
+ *
+ * @param nanoseconds at least 1; 0 is what the thread began with.
+ * @throws LinuxError such as EPERM where a seccomp filter forbids it
+ */
+export function setTimerSlack (nanoseconds: number): void {
+  check(prctlC()(PR_SET_TIMERSLACK, nanoseconds, 0, 0, 0), 'prctl', () => ({ subject: 'PR_SET_TIMERSLACK' }))
+}
+
+/** In nanoseconds, see {@link setTimerSlack}. @throws as there */
+export function getTimerSlack (): number {
+  return check(prctlC()(PR_GET_TIMERSLACK, 0, 0, 0, 0), 'prctl', () => ({ subject: 'PR_GET_TIMERSLACK' }))
 }

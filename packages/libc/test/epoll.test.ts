@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { suite } from 'uvu'
 import {
-  close, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, epollCreate, epollCtl, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
+  close, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, epollCreate, epollCtl, EPOLLHUP, EPOLLIN, EPOLLOUT, epollPwait2, EPOLLRDHUP,
   epollWait, errno, eventfd, NativeMemory, platform, unixSocketPair
 } from '@node-vmm/libc'
 
@@ -47,6 +47,32 @@ test('tells a hang-up', () => {
   assert.equal(memory.u32[0], EPOLLRDHUP | EPOLLHUP)
   close(one)
   close(epoll)
+  memory.close()
+})
+
+test('waits for nanoseconds, or until something is ready', () => {
+  const epoll = epollCreate()
+  const memory = new NativeMemory(16 + epollEventBytes)
+  const wait = (nanoseconds: number): number => {
+    memory.setUint64(0, 0)
+    memory.setUint64(8, nanoseconds)
+    return epollPwait2(epoll, memory.address + 16, 1, memory.address)
+  }
+  const waits = Array.from({ length: 20 }, () => {
+    const started = performance.now()
+    assert.equal(wait(100_000), 0)
+    return performance.now() - started
+  })
+  assert.ok(Math.min(...waits) >= 0.1)
+  assert.ok(Math.min(...waits) < 1, 'no more than whole milliseconds')
+  const fd = eventfd(1)
+  memory.u32[4] = EPOLLIN
+  epollCtl(epoll, EPOLL_CTL_ADD, fd, memory.address + 16)
+  memory.u32[4] = 0
+  assert.equal(wait(999_999_999), 1)
+  assert.equal(memory.u32[4], EPOLLIN)
+  assert.equal(wait(1_000_000_000), -errno.EINVAL)
+  for (const each of [fd, epoll]) close(each)
   memory.close()
 })
 

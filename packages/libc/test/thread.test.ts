@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import { Worker } from 'node:worker_threads'
-import { getAffinity, setAffinity, threadId } from '@node-vmm/libc'
+import { getAffinity, getTimerSlack, setAffinity, setTimerSlack, threadId } from '@node-vmm/libc'
 
 const test = suite('thread')
 
@@ -27,6 +27,14 @@ test('processors that do not exist are refused', () => {
   assert.throws(() => setAffinity([1023]), { code: 'EINVAL', syscall: 'sched_setaffinity' })
   for (const cpu of [-1, 1024, 1.5]) assert.throws(() => setAffinity([cpu]), { name: 'RangeError', message: /no processor has number/ })
   assert.throws(() => setAffinity([]), { code: 'EINVAL' })
+})
+
+test('sets how late the kernel may end the waits of the calling thread', () => {
+  const before = getTimerSlack()
+  setTimerSlack(1)
+  assert.equal(getTimerSlack(), 1)
+  setTimerSlack(0)
+  assert.equal(getTimerSlack(), before)
 })
 
 test('a worker has an id, errors and memory of its own', async () => {

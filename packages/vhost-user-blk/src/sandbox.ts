@@ -49,7 +49,7 @@ const O_CREAT = 0o100
 const O_TRUNC = 0o1000
 const CLONE_THREAD = 0x10000
 const [FIONBIO, FIOCLEX, FIONREAD, TCGETS, TIOCGWINSZ, BLKDISCARD] = [0x5421, 0x5451, 0x541b, 0x5401, 0x5413, 0x1277]
-const [PR_SET_NAME, PR_GET_NAME, PR_SET_VMA] = [15, 16, 0x53564d41]
+const [PR_SET_NAME, PR_GET_NAME, PR_SET_TIMERSLACK, PR_SET_VMA] = [15, 16, 29, 0x53564d41]
 
 const IO_URING_CALLS: readonly SyscallRule[] = ['io_uring_enter', 'io_uring_register', 'io_uring_setup']
 
@@ -74,7 +74,7 @@ function rules (pid: number): readonly SyscallRule[] {
     { call: 'clone', tests: [{ argument: 0, mask: CLONE_THREAD, values: [CLONE_THREAD] }] },
     'arch_prctl', 'exit', 'exit_group', 'rseq', 'set_robust_list', 'sched_yield', 'sched_getaffinity', 'sched_setaffinity',
     'sched_getparam', 'sched_getscheduler', 'sched_get_priority_max', 'sched_get_priority_min',
-    { call: 'prctl', tests: [{ argument: 0, values: [PR_SET_NAME, PR_GET_NAME, PR_SET_VMA] }] },
+    { call: 'prctl', tests: [{ argument: 0, values: [PR_SET_NAME, PR_GET_NAME, PR_SET_TIMERSLACK, PR_SET_VMA] }] },
     // Signals to itself: abort().
     { call: 'tgkill', tests: [{ argument: 0, values: [pid] }] },
     'restart_syscall', 'rt_sigaction', 'rt_sigprocmask', 'rt_sigreturn', 'sigaltstack',

@@ -8,10 +8,14 @@ const GROWTH = 2
 const PATIENCE = 16
 const PAUSE = 128
 
-/** Of the two choices that are tried while disks have requests in flight: to sleep at once. The other is to poll. */
-const SLEEPS = 0
-/** How many times as fast polling has to make such requests: else it costs more than it gives. */
+// The choices that are tried while disks have requests in flight, the least work first: to sleep at once is 0.
+const NAPS = 1
+const POLLS = 2
+const CHOICES = 3
+/** How many times as fast more work has to make such requests: else it costs more than it gives. */
 const MARGIN = 1.05
+/** A guest that keeps disks busy answers in less, in microseconds, though its processor was asleep: a longer sleep is as long as guests like. */
+const LONG = 300
 
 // Places in `#times`.
 const DURATION = 0
@@ -26,6 +30,9 @@ const NOW = 3
  * completes large transfers in bursts, it would always begin anew and never get long enough. And it tries whether polling
  * has disks' requests done sooner: where not, there is none while they have some. A disk's interrupt may reach a processor
  * that is asleep sooner than one that is busy.
+ *
+ * What is tried too is to sleep in naps. A processor that has nothing to do for long sleeps deeply, in a virtual machine as
+ * on metal: it is woken late, and waking it takes long for whoever does.
  */
 export class AdaptivePolling {
   // Microseconds, in memory: as fields, arguments or results they would be objects.
@@ -42,12 +49,17 @@ export class AdaptivePolling {
   constructor (max: number, clock: Clock = monotonicClock()) {
     this.#max = max
     this.#clock = clock
-    this.#besideDisks = new Trials(2, clock, MARGIN)
+    this.#besideDisks = new Trials(CHOICES, clock, MARGIN)
   }
 
   /** @param waitsForDisks whether requests are in flight */
   isWorthIt (waitsForDisks: boolean): boolean {
-    return this.#times[DURATION]! > 0 && this.#pause === 0 && !(waitsForDisks && this.#besideDisks.current === SLEEPS)
+    return this.#times[DURATION]! > 0 && this.#pause === 0 && !(waitsForDisks && this.#besideDisks.current !== POLLS)
+  }
+
+  /** Whether a sleep while requests are in flight is to be one of short ones, without which the processor would be slow to wake up. */
+  get naps (): boolean {
+    return this.#besideDisks.current === NAPS
   }
 
   /** Disks have completed so many requests, at least one, that were in flight. */
@@ -86,9 +98,9 @@ export class AdaptivePolling {
     this.#look()
     const slept = this.#times[NOW]! - this.#times[ASLEEP]!
     const duration = this.#times[DURATION]!
+    if (slept > LONG && !waitedForDisks) this.#besideDisks.spoil()
     if (slept > this.#max) {
       this.#times[DURATION] = 0
-      if (!waitedForDisks) this.#besideDisks.spoil()
     } else if (slept > duration) {
       this.#times[DURATION] = Math.min(this.#max, Math.max(START, duration * GROWTH))
     }

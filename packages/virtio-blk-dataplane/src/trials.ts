@@ -47,7 +47,7 @@ export class Trials {
 
   /**
    * @param choices how many; the first one is taken until something is known
-   * @param margin how many times as dear as another one the first may be and still be taken. @default 1
+   * @param margin how many times as dear as a later one a choice may be and still be taken. @default 1
    */
   constructor (choices: number, clock: Clock = monotonicClock(), margin = 1) {
     this.#costs = new Float64Array(choices)
@@ -142,8 +142,7 @@ export class Trials {
     const costs = this.#costs
     let best = 0
     for (let choice = 1; choice < costs.length; choice++) {
-      const margin = best === 0 ? this.#margin : 1
-      if (costs[choice]! > 0 && costs[choice]! * margin < costs[best]!) best = choice
+      if (costs[choice]! > 0 && costs[choice]! * this.#margin < costs[best]!) best = choice
     }
     return best
   }

@@ -83,35 +83,49 @@ test('it pauses where polling keeps finding nothing, and tries again later', () 
   assert.equal(failUntilPause(), 16, 'a success makes up for all failures before it')
 })
 
-/** Of the last thousand requests of a disk, one at a time, how many were polled for. It takes so long for each, by whether it is. */
-function polledOf (made: ReturnType<typeof make>, time: (polled: boolean) => number, between: (request: number) => void = () => {}): number {
+/** How long a disk's request takes, in microseconds, by how it is waited for. */
+interface Times {
+  readonly asleep?: number
+  readonly inNaps?: number
+  readonly polled?: number
+}
+
+/** Of the last thousand requests of a disk, one at a time, how many were waited for in each way. */
+function waitsOf (made: ReturnType<typeof make>, { asleep = 100, inNaps = 100, polled = 100 }: Times, between: (request: number) => void = () => {}): Required<Times> {
   const { polling, pass, sleep } = made
   sleep(10)
-  let polled = 0
+  const waits = { asleep: 0, inNaps: 0, polled: 0 }
   for (let request = 0; request < 20_000; request++) {
-    const polls = polling.isWorthIt(true)
-    if (polls && request >= 19_000) polled++
-    pass(time(polls))
+    const [way, time] = polling.isWorthIt(true) ? ['polled', polled] as const : polling.naps ? ['inNaps', inNaps] as const : ['asleep', asleep] as const
+    if (request >= 19_000) waits[way]++
+    pass(time)
     polling.complete(1)
     between(request)
   }
-  return polled
+  return waits
 }
 
 test('beside a disk that has requests it polls only where they are done sooner, by more than a twentieth', () => {
-  assert.ok(polledOf(make(100), (polled) => polled ? 80 : 100) > 900)
-  assert.ok(polledOf(make(100), (polled) => polled ? 97 : 100) < 100)
-  assert.ok(polledOf(make(100), (polled) => polled ? 150 : 100) < 100)
+  assert.ok(waitsOf(make(100), { polled: 80 }).polled > 900)
+  assert.ok(waitsOf(make(100), { polled: 97 }).asleep > 900)
+  assert.ok(waitsOf(make(100), { polled: 150 }).asleep > 900)
+})
+
+test('beside such a disk it naps where that is faster than a sleep, and polls where that is faster still', () => {
+  assert.ok(waitsOf(make(100), { inNaps: 80 }).inNaps > 900)
+  assert.ok(waitsOf(make(100), { inNaps: 97 }).asleep > 900)
+  assert.ok(waitsOf(make(100), { inNaps: 80, polled: 78 }).inNaps > 900)
+  assert.ok(waitsOf(make(100), { inNaps: 80, polled: 70 }).polled > 900)
 })
 
 test('without requests in flight it polls whatever is best beside a disk', () => {
   const made = make(100)
-  polledOf(made, (polled) => polled ? 150 : 100, () => assert.equal(made.polling.isWorthIt(false), true))
+  waitsOf(made, { polled: 150 }, () => assert.equal(made.polling.isWorthIt(false), true))
 })
 
 test('how long guests have nothing to do says nothing about disks', () => {
   const made = make(100)
-  const polled = polledOf(made, (polled) => polled ? 93 : 100, (request) => {
+  const { polled } = waitsOf(made, { polled: 93 }, (request) => {
     if (request % 75 > 0) return
     made.sleep(20_000)
     made.sleep(10)
@@ -119,8 +133,14 @@ test('how long guests have nothing to do says nothing about disks', () => {
   assert.ok(polled > 900, `${polled}`)
 })
 
-test('a limit of 0 polls beside no disk', () => {
-  assert.equal(polledOf(make(0), () => 80), 0)
+test('a guest that needs 200 microseconds each time, for its processor was asleep, keeps nothing from being learnt', () => {
+  const made = make(100)
+  const { inNaps } = waitsOf(made, { asleep: 400, inNaps: 300, polled: 400 }, () => made.sleep(200))
+  assert.ok(inNaps > 900, `${inNaps}`)
+})
+
+test('a limit of 0 neither polls nor naps beside a disk', () => {
+  assert.equal(waitsOf(make(0), { asleep: 100, inNaps: 80, polled: 80 }).asleep, 1000)
 })
 
 test.run()

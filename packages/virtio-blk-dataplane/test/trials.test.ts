@@ -59,11 +59,11 @@ test('an interrupt counts as 6 microseconds', () => {
   }
 })
 
-test('the first choice is left only for one that is cheaper by the margin', () => {
-  for (const [first, preferred] of [[1.04, 0], [1.06, 1]] as const) {
-    const { epochs } = make([first, 1], () => 0, 1.05)
+test('a choice is left only for a later one that is cheaper by the margin', () => {
+  for (const [costs, preferred] of [[[1.04, 1], 0], [[1.06, 1], 1], [[1.2, 1, 0.97], 1], [[1.2, 1, 0.94], 2], [[1, 0.97, 0.94], 2]] as const) {
+    const { epochs } = make([...costs], () => 0, 1.05)
     epochs(400)
-    assert.ok(epochs(320)[preferred]! >= 300, `${first}`)
+    assert.ok(epochs(320)[preferred]! >= 300, `${costs}`)
   }
 })
 
