@@ -96,8 +96,11 @@ export class EventPoll {
   readonly #dataWord: number
   /** `BATCH` events as the kernel writes them, then one to hand to `epoll_ctl`, then a time to hand to `epoll_pwait2`. */
   readonly #memory: NativeMemory
-  readonly #eventsAddress: number
-  /** How long a wait lasts that is no whole number of milliseconds, in words. */
+  // Their addresses are captured constants: of fields, as arguments, objects would be made at each call.
+  /** `epoll_wait`, so many milliseconds. */
+  readonly #wait: (timeout: number) => number
+  /** `epoll_pwait2`, for the time that stands in memory, `#time` words from its beginning. */
+  readonly #waitPrecisely: () => number
   readonly #time: number
   /** This kernel waits for whole milliseconds only. */
   #isCoarse = false
@@ -117,8 +120,12 @@ export class EventPoll {
     this.#dataWord = epollDataOffset / 4
     this.#memory = new NativeMemory((BATCH + 1) * epollEventBytes + TIMESPEC_BYTES)
     this.#time = (BATCH + 1) * this.#eventWords
-    this.#eventsAddress = this.#memory.address
-    this.#epoll = this.#openEpoll()
+    const epoll = this.#openEpoll()
+    this.#epoll = epoll
+    const events = this.#memory.address
+    const time = events + this.#time * 4
+    this.#wait = (timeout) => epollWait(epoll, events, BATCH, timeout)
+    this.#waitPrecisely = () => epollPwait2(epoll, events, BATCH, time)
     this.add(this.#stopNotifier, () => { this.#stopping = true })
   }
 
@@ -220,7 +227,7 @@ export class EventPoll {
   poll (timeout: number): number {
     this.#checkOpen()
     if (this.#dispatching) throw new EventPollError('ERR_EVENT_POLL_REENTERED')
-    const count = Number.isInteger(timeout) ? epollWait(this.#epoll, this.#eventsAddress, BATCH, timeout) : this.#waitPrecisely(timeout)
+    const count = Number.isInteger(timeout) ? this.#wait(timeout) : this.#waitFraction(timeout)
     if (count < 0) {
       if (count === -errno.EINTR) return 0
       throw new LinuxError('epoll_wait', -count)
@@ -280,16 +287,16 @@ export class EventPoll {
     this.close()
   }
 
-  #waitPrecisely (timeout: number): number {
+  #waitFraction (timeout: number): number {
     if (!this.#isCoarse) {
-      const { u32, address } = this.#memory
+      const { u32 } = this.#memory
       u32[this.#time] = timeout / MILLISECONDS
       u32[this.#time + 2] = timeout * (NANOSECONDS / MILLISECONDS) % NANOSECONDS
-      const count = epollPwait2(this.#epoll, this.#eventsAddress, BATCH, address + this.#time * 4)
+      const count = this.#waitPrecisely()
       if (count !== -errno.ENOSYS) return count
       this.#isCoarse = true
     }
-    return epollWait(this.#epoll, this.#eventsAddress, BATCH, Math.ceil(timeout))
+    return this.#wait(Math.ceil(timeout))
   }
 
   #dispatch (count: number): number {

@@ -7,6 +7,7 @@ import { Worker } from 'node:worker_threads'
 import { close, EPOLLIN, EPOLLOUT, eventfd, NativeMemory, read, shutdown, unixSocketPair } from '@node-vmm/libc'
 import { EventNotifier, EventPoll, type EventSource } from '@node-vmm/event-poll'
 import { runWithFewDescriptors } from '../../../test/support/few-descriptors.ts'
+import { heapGrowth } from '../../../test/support/heap-growth.ts'
 import { pipe } from './pipe.ts'
 
 const test = suite('EventPoll')
@@ -71,6 +72,24 @@ test('where the kernel knows whole milliseconds only, fractions are rounded up',
     { timeout: 60_000, killSignal: 'SIGKILL', encoding: 'utf8' })
   assert.equal(status, 0, stderr)
 })
+
+for (const timeout of [-1, 1000.5]) {
+  test(`waiting allocates nothing, with a time limit of ${timeout}`, () => {
+    const notifier = EventNotifier.create()
+    let ran = 0
+    poll.add(notifier, () => { ran++ }, { edges: true })
+    const times = 2000
+    const grown = heapGrowth(() => {
+      for (let time = 0; time < times; time++) {
+        notifier.notify()
+        poll.poll(timeout)
+      }
+    }, 2 * times)
+    assert.ok(ran >= times)
+    assert.ok(grown <= 2 * times, `${grown / times} bytes a wait`)
+    notifier.close()
+  })
+}
 
 test('a notification during the callback is not lost', () => {
   const notifier = EventNotifier.create()
