@@ -19,7 +19,8 @@ const END = 1
 /**
  * Finds out by trying which of a few choices costs least a request, and goes on trying, since that changes with the load.
  * The cost is all the time that passes, a guest's answer being waited for included, and what interrupts cost the guest: what is
- * to be compared is how well device and guest work together. Epochs in which the guest has nothing to do are no measure.
+ * to be compared is how well device and guest work together. Epochs in which the guest has nothing to do are no measure, unless that time
+ * is skipped.
  */
 export class Trials {
   /** The choice for now. */
@@ -68,6 +69,11 @@ export class Trials {
   /** The guest was interrupted. */
   interrupt (): void {
     this.#interrupts++
+  }
+
+  /** The time from one look at the clock to another, in microseconds at these places, is not to count: the guest had nothing to do. */
+  skip (times: Float64Array, from: number, to: number): void {
+    this.#times[BEGIN]! += times[to]! - times[from]!
   }
 
   /** What is going on now says nothing about choices. */

@@ -126,7 +126,7 @@ test('without requests in flight it polls whatever is best beside a disk', () =>
 test('how long guests have nothing to do says nothing about disks', () => {
   const made = make(100)
   const { polled } = waitsOf(made, { polled: 93 }, (request) => {
-    if (request % 75 > 0) return
+    if (request % 10 > 0) return
     made.sleep(20_000)
     made.sleep(10)
   })

@@ -110,6 +110,22 @@ test('epochs in which the guest had nothing to do are no measure, and nothing is
   assert.ok(epochs(320)[1]! >= 300)
 })
 
+test('time that is skipped does not count', () => {
+  let now = 1e9
+  const trials = new Trials(2, (times, at) => { times[at] = now })
+  const took = new Float64Array(2)
+  for (let batch = 0; batch < 400 * EPOCH; batch++) {
+    const choice = trials.current
+    now += [20, 10][choice]!
+    took[0] = now
+    now += [0, 100][choice]!
+    took[1] = now
+    trials.skip(took, 0, 1)
+    trials.count(10)
+  }
+  assert.equal(trials.current, 1)
+})
+
 test('one epoch that was interrupted for long changes no choice', () => {
   const costs = [1.5, 1, 1.5]
   const { trials, epoch, epochs } = make(costs)
