@@ -15,6 +15,7 @@ export function threadId (): number {
 }
 
 const CLOCK_MONOTONIC = 1
+const CLOCK_THREAD_CPUTIME_ID = 3
 const clockGettimeC = native('int clock_gettime(int clock, uintptr_t time)')
 
 /**
@@ -24,6 +25,11 @@ const clockGettimeC = native('int clock_gettime(int clock, uintptr_t time)')
  */
 export function monotonicTime (address: number): void {
   clockGettimeC()(CLOCK_MONOTONIC, address)
+}
+
+/** How long the calling thread has been on a processor, without allocating. A system call. @param address as for {@link monotonicTime} */
+export function threadTime (address: number): void {
+  clockGettimeC()(CLOCK_THREAD_CPUTIME_ID, address)
 }
 
 /** Pins the calling thread to processors, by their numbers, 0 to 1023. See `sched_setaffinity(2)`. @throws LinuxError such as EINVAL when none of them exists; RangeError for what is no such number */

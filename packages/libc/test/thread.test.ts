@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import { Worker } from 'node:worker_threads'
-import { getAffinity, getTimerSlack, setAffinity, setTimerSlack, threadId } from '@node-vmm/libc'
+import { getAffinity, getTimerSlack, monotonicTime, NativeMemory, setAffinity, setTimerSlack, threadId, threadTime } from '@node-vmm/libc'
 
 const test = suite('thread')
 
@@ -27,6 +27,23 @@ test('processors that do not exist are refused', () => {
   assert.throws(() => setAffinity([1023]), { code: 'EINVAL', syscall: 'sched_setaffinity' })
   for (const cpu of [-1, 1024, 1.5]) assert.throws(() => setAffinity([cpu]), { name: 'RangeError', message: /no processor has number/ })
   assert.throws(() => setAffinity([]), { code: 'EINVAL' })
+})
+
+test('tells the time, and how long the thread has worked', () => {
+  const memory = new NativeMemory(16)
+  const look = (tell: (address: number) => void): number => {
+    tell(memory.address)
+    return memory.getUint64(0) * 1e3 + memory.getUint64(8) / 1e6
+  }
+  const began = performance.now()
+  const [time, work] = [look(monotonicTime), look(threadTime)]
+  assert.ok(work > 0 && work < 1e3 * process.uptime())
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50)
+  assert.ok(look(threadTime) - work < 40, 'asleep it does not work')
+  while (look(threadTime) - work < 5);
+  assert.ok(look(monotonicTime) - time >= 55)
+  assert.ok(look(monotonicTime) - time <= performance.now() - began + 1)
+  memory.close()
 })
 
 test('sets how late the kernel may end the waits of the calling thread', () => {

@@ -1,4 +1,4 @@
-import { type Clock, monotonicClock } from './clock.ts'
+import { type Clock, monotonicClock, threadClock } from './clock.ts'
 import { Trials } from './trials.ts'
 
 /** Where polling begins, in microseconds. */
@@ -12,8 +12,10 @@ const PAUSE = 128
 const NAPS = 1
 const POLLS = 2
 const CHOICES = 3
-/** How many times as fast more work has to make such requests: else it costs more than it gives. */
+/** How many times as dear the one with less work may be and still be taken. */
 const MARGIN = 1.05
+/** What the thread's own work costs, where what passes by waiting costs 1. */
+const WORK = 1 / 6
 /** A guest that keeps disks busy answers in less, in microseconds, though its processor was asleep: a longer sleep is as long as guests like. */
 const LONG = 300
 
@@ -28,8 +30,8 @@ const NOW = 3
  * are short, polling would have saved them, and is made longer; a sleep longer than polling may ever last ends it.
  * Unlike there, it pauses where it keeps finding nothing: where short and long sleeps take turns, as on a disk that
  * completes large transfers in bursts, it would always begin anew and never get long enough. And it tries whether polling
- * has disks' requests done sooner: where not, there is none while they have some. A disk's interrupt may reach a processor
- * that is asleep sooner than one that is busy.
+ * has disks' requests done so much sooner that it is worth the work: where not, there is none while they have some. A disk's
+ * interrupt may reach a processor that is asleep sooner than one that is busy.
  *
  * What is tried too is to sleep in naps. A processor that has nothing to do for long sleeps deeply, in a virtual machine as
  * on metal: it is woken late, and waking it takes long for whoever does.
@@ -45,11 +47,19 @@ export class AdaptivePolling {
   /** Sleeps that are left of a pause. */
   #pause = 0
 
-  /** @param max microseconds to poll at most; 0 never polls */
-  constructor (max: number, clock: Clock = monotonicClock()) {
+  /**
+   * @param max microseconds to poll at most; 0 never polls
+   * @param work how long the thread has worked
+   */
+  constructor (max: number, clock: Clock = monotonicClock(), work: Clock = threadClock()) {
     this.#max = max
     this.#clock = clock
-    this.#besideDisks = new Trials(CHOICES, clock, MARGIN)
+    const worked = new Float64Array(1)
+    this.#besideDisks = new Trials(CHOICES, (times, at) => {
+      clock(times, at)
+      work(worked, 0)
+      times[at]! += WORK * worked[0]!
+    }, MARGIN)
   }
 
   /** @param waitsForDisks whether requests are in flight */

@@ -2,11 +2,15 @@ import assert from 'node:assert/strict'
 import { test } from 'uvu'
 import { AdaptivePolling } from '../src/adaptive-polling.ts'
 
-/** A polling whose clock the test sets, in microseconds. */
-function make (max: number): { polling: AdaptivePolling, pass: (microseconds: number) => void, sleep: (microseconds: number) => void } {
+/** A polling whose clocks the test sets, in microseconds: a thread may work in a part of the time that passes. */
+function make (max: number): { polling: AdaptivePolling, pass: (microseconds: number, worked?: number) => void, sleep: (microseconds: number) => void } {
   let now = 1e9
-  const polling = new AdaptivePolling(max, (times, at) => { times[at] = now })
-  const pass = (microseconds: number): void => { now += microseconds }
+  let work = 1e6
+  const polling = new AdaptivePolling(max, (times, at) => { times[at] = now }, (times, at) => { times[at] = work })
+  const pass = (microseconds: number, worked = 0): void => {
+    now += microseconds
+    work += worked
+  }
   const sleep = (microseconds: number): void => {
     polling.beforeSleep()
     pass(microseconds)
@@ -83,22 +87,24 @@ test('it pauses where polling keeps finding nothing, and tries again later', () 
   assert.equal(failUntilPause(), 16, 'a success makes up for all failures before it')
 })
 
-/** How long a disk's request takes, in microseconds, by how it is waited for. */
+/** How long a disk's request takes, in microseconds, by how it is waited for, and how much of that the thread works. */
 interface Times {
   readonly asleep?: number
   readonly inNaps?: number
   readonly polled?: number
+  readonly work?: { readonly inNaps: number, readonly polled: number }
 }
 
 /** Of the last thousand requests of a disk, one at a time, how many were waited for in each way. */
-function waitsOf (made: ReturnType<typeof make>, { asleep = 100, inNaps = 100, polled = 100 }: Times, between: (request: number) => void = () => {}): Required<Times> {
+function waitsOf (made: ReturnType<typeof make>, times: Times, between: (request: number) => void = () => {}): Required<Omit<Times, 'work'>> {
+  const { asleep = 100, inNaps = 100, polled = 100, work = { inNaps: 0, polled: 0 } } = times
   const { polling, pass, sleep } = made
   sleep(10)
   const waits = { asleep: 0, inNaps: 0, polled: 0 }
   for (let request = 0; request < 20_000; request++) {
-    const [way, time] = polling.isWorthIt(true) ? ['polled', polled] as const : polling.naps ? ['inNaps', inNaps] as const : ['asleep', asleep] as const
+    const way = polling.isWorthIt(true) ? 'polled' : polling.naps ? 'inNaps' : 'asleep'
     if (request >= 19_000) waits[way]++
-    pass(time)
+    pass({ asleep, inNaps, polled }[way], { asleep: 0, ...work }[way])
     polling.complete(1)
     between(request)
   }
@@ -116,6 +122,13 @@ test('beside such a disk it naps where that is faster than a sleep, and polls wh
   assert.ok(waitsOf(make(100), { inNaps: 97 }).asleep > 900)
   assert.ok(waitsOf(make(100), { inNaps: 80, polled: 78 }).inNaps > 900)
   assert.ok(waitsOf(make(100), { inNaps: 80, polled: 70 }).polled > 900)
+})
+
+test('work counts, too, as a sixth of the time', () => {
+  assert.ok(waitsOf(make(100), { inNaps: 80, work: { inNaps: 20, polled: 0 } }).inNaps > 900)
+  assert.ok(waitsOf(make(100), { inNaps: 90, work: { inNaps: 45, polled: 0 } }).asleep > 900)
+  assert.ok(waitsOf(make(100), { polled: 50, work: { inNaps: 0, polled: 50 } }).polled > 900)
+  assert.ok(waitsOf(make(100), { polled: 87, work: { inNaps: 0, polled: 87 } }).asleep > 900)
 })
 
 test('without requests in flight it polls whatever is best beside a disk', () => {
