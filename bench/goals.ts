@@ -44,7 +44,7 @@ export function checkGoals (results: Results): Goal[] {
       atMost(`${name}: p50 ${qsd} without polling`, 0.6, ratio(find(results, name, AUTO), find(results, name, QSD_SLEEPING), 'p50'))
     }
     if (backing === 'null') atMost(`${name}: server CPU per I/O of null-co`, 0.55, against('serverTime'))
-    if (backing === 'disk' && pattern === 'random' && kind === 'read') {
+    if (backing === 'disk' && pattern === 'random') {
       if (depth >= 32) atMost(`${name}: server CPU per I/O ${qsd}`, 0.65, against('serverTime'))
       atLeast(`${name}: IOPS ${qsd}`, 1, against('iops'))
       atLeast(`${name}: IOPS of fio`, 0.95, against('iops', 'fio'))
@@ -52,6 +52,9 @@ export function checkGoals (results: Results): Goal[] {
   }
   for (const { case: name, server, io } of results.calls) {
     if (server === AUTO) atMost(`${name}: I/O system calls per I/O`, 0.1, io)
+  }
+  for (const { case: name, server, seconds, count } of results.collections) {
+    if (server === AUTO) atMost(`${name}: garbage collections in ${seconds} s`, 0, count)
   }
   addGrowth(results, atMost)
   return goals

@@ -35,6 +35,14 @@ export interface Calls {
   readonly byName: Readonly<Record<string, number>>
 }
 
+/** Garbage collections of a server that has been serving for a while. */
+export interface Collections {
+  readonly case: string
+  readonly server: string
+  readonly seconds: number
+  readonly count: number
+}
+
 export interface Results {
   readonly date: string
   readonly machine: Machine
@@ -49,6 +57,7 @@ export interface Results {
   readonly measured: Measured[]
   readonly starts: Start[]
   readonly calls: Calls[]
+  readonly collections: Collections[]
   /** What could not be measured, and why. */
   readonly notes: string[]
 }

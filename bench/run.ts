@@ -1,10 +1,12 @@
 import { closeSync, constants, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { killAll } from '../test/support/processes.ts'
 import { residentMemory } from '../test/support/resident-memory.ts'
 import { type Case, setupOf } from './cases.ts'
+import { countScavenges } from './collections.ts'
 import { runFio } from './fio.ts'
 import { makeImage } from './image.ts'
 import type { LoadJob, LoadSample } from './load.ts'
@@ -12,7 +14,7 @@ import { describeMachine, freeHugePages } from './machine.ts'
 import type { Options } from './options.ts'
 import { LoadGenerator, Server } from './processes.ts'
 import type { Measured, Results, Start } from './results.ts'
-import { NULL_BYTES, numbered, type Place, type ServerKind, socketsOf } from './servers.ts'
+import { AUTO, NULL_BYTES, numbered, type Place, type ServerKind, socketsOf } from './servers.ts'
 import { allCalls, countSystemCalls, findCounter, ioCalls } from './system-calls.ts'
 
 /** No round begins that would not be over by then. */
@@ -21,6 +23,9 @@ const FIRST_REQUESTS = 1000
 const WARM_DEPTH = 32
 const MANY_DISKS_FACTOR = 5
 const COUNTED_DEPTH = 32
+/** Seconds after which all code is compiled that ever will be, and for which garbage collections are counted then. */
+const SETTLE_SECONDS = 10
+const COLLECTED_SECONDS = 60
 /** By request: what is rarer is not told by name. */
 const RARE_CALLS = 0.001
 
@@ -63,6 +68,7 @@ export class Run {
       measured: [],
       starts: [],
       calls: [],
+      collections: [],
       notes
     }
   }
@@ -80,6 +86,7 @@ export class Run {
     }
     if (results.rounds < this.#options.rounds) results.notes.push(`only ${results.rounds} rounds: a run takes ${MINUTES_MAX} minutes at most`)
     await this.#countCalls()
+    if (!this.#options.quick) await this.#countCollections()
     results.seconds = this.#seconds()
   }
 
@@ -195,11 +202,15 @@ export class Run {
     await one.server?.stop()
   }
 
+  #counted (): readonly Case[] {
+    return this.results.cases.filter(({ depth, kind, pattern, queues, polls, growth }) =>
+      depth === COUNTED_DEPTH && kind === 'read' && pattern === 'random' && queues === 1 && !polls && !growth)
+  }
+
   /** In runs of their own, since counting costs time. */
   async #countCalls (): Promise<void> {
-    const { cases, calls, notes } = this.results
-    const counted = cases.filter(({ depth, kind, pattern, queues, polls, growth }) =>
-      depth === COUNTED_DEPTH && kind === 'read' && pattern === 'random' && queues === 1 && !polls && !growth)
+    const { calls, notes } = this.results
+    const counted = this.#counted()
     const counter = counted.length === 0 ? undefined : findCounter()
     if (counted.length > 0 && counter === undefined) notes.push('neither perf nor strace can count system calls here')
     if (counter === undefined) return
@@ -223,6 +234,29 @@ export class Run {
         await one.server.stop()
       }
     }
+  }
+
+  /** Whether serving allocates, in a run of its own: long, and with what the runtime prints. */
+  async #countCollections (): Promise<void> {
+    const which = this.#counted().find(({ backing }) => backing === 'tmpfs')
+    const kind = this.#servers.find(({ name }) => name === AUTO)
+    if (which === undefined || kind?.command === undefined) return
+    this.#progress(`garbage collections: ${which.name}`)
+    const place = this.#place(which)
+    const [node, ...args] = kind.command(which, place)
+    const server = await Server.start(kind.name, [node, '--trace-gc', ...args], socketsOf(kind, which, place), this.#options.cpus[0])
+    try {
+      const milliseconds = (SETTLE_SECONDS + COLLECTED_SECONDS + 1) * 1000
+      const load = this.#load.run({ ...this.#job(which, { kind, place, server }), milliseconds })
+      await sleep(SETTLE_SECONDS * 1000)
+      const before = countScavenges(server.output)
+      await sleep(COLLECTED_SECONDS * 1000)
+      this.results.collections.push({ case: which.name, server: kind.name, seconds: COLLECTED_SECONDS, count: countScavenges(server.output) - before })
+      await load
+    } catch (error) {
+      this.#note(`garbage collections of ${kind.name}: ${(error as Error).message}`)
+    }
+    await server.stop()
   }
 
   #serves (kind: ServerKind, first: Case): boolean {
