@@ -48,8 +48,8 @@ export class AdaptivePolling {
   #pause = 0
 
   /**
-   * @param max microseconds to poll at most; 0 never polls
-   * @param work how long the thread has worked
+   * @param max microseconds to poll at most; 0 never polls, nor naps
+   * @param work goes on while the thread works. @default its time on processors
    */
   constructor (max: number, clock: Clock = monotonicClock(), work: Clock = threadClock()) {
     this.#max = max

@@ -48,7 +48,7 @@ export class Trials {
 
   /**
    * @param choices how many; the first one is taken until something is known
-   * @param clock what goes on with the cost. @default with the time
+   * @param clock goes on as choices cost. @default as time does
    * @param margin how many times as dear as a later one a choice may be and still be taken. @default 1
    */
   constructor (choices: number, clock: Clock = monotonicClock(), margin = 1) {
