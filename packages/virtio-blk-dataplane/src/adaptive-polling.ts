@@ -12,6 +12,8 @@ const PAUSE = 128
 const NAPS = 1
 const POLLS = 2
 const CHOICES = 3
+/** Bursts of completions that are timed together: of a disk, each takes long. */
+const EPOCH = 8
 /** How many times as dear the one with less work may be and still be taken. */
 const MARGIN = 1.05
 /** What the thread's own work costs, where what passes by waiting costs 1. */
@@ -59,7 +61,7 @@ export class AdaptivePolling {
       clock(times, at)
       work(worked, 0)
       times[at]! += WORK * worked[0]!
-    }, MARGIN)
+    }, MARGIN, EPOCH)
   }
 
   /** @param waitsForDisks whether requests are in flight */

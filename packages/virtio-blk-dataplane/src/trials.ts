@@ -32,6 +32,7 @@ export class Trials {
   readonly #known: Uint8Array
   readonly #clock: Clock
   readonly #margin: number
+  readonly #epoch: number
   #batches = 0
   #requests = 0
   #interrupts = 0
@@ -50,19 +51,21 @@ export class Trials {
    * @param choices how many; the first one is taken until something is known
    * @param clock goes on as choices cost. @default as time does
    * @param margin how many times as dear as a later one a choice may be and still be taken. @default 1
+   * @param epoch batches that are timed together. @default 32
    */
-  constructor (choices: number, clock: Clock = monotonicClock(), margin = 1) {
+  constructor (choices: number, clock: Clock = monotonicClock(), margin = 1, epoch = EPOCH) {
     this.#costs = new Float64Array(choices)
     this.#known = new Uint8Array(choices)
     this.#clock = clock
     this.#margin = margin
+    this.#epoch = epoch
     this.#turns = ROUNDS * choices - 1
   }
 
   /** A batch of so many requests, at least one, is done. @returns whether an epoch ended with it */
   count (requests: number): boolean {
     this.#requests += requests
-    if (++this.#batches < EPOCH) return false
+    if (++this.#batches < this.#epoch) return false
     this.#endEpoch()
     return true
   }
