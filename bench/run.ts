@@ -239,22 +239,23 @@ export class Run {
   /** Whether serving allocates, in a run of its own: long, and with what the runtime prints. */
   async #countCollections (): Promise<void> {
     const which = this.#counted().find(({ backing }) => backing === 'tmpfs')
-    const kind = this.#servers.find(({ name }) => name === AUTO)
-    if (which === undefined || kind?.command === undefined) return
+    const auto = this.#servers.find(({ name }) => name === AUTO)
+    if (which === undefined || auto === undefined) return
     this.#progress(`garbage collections: ${which.name}`)
-    const place = this.#place(which)
-    const [node, ...args] = kind.command(which, place)
-    const server = await Server.start(kind.name, [node, '--trace-gc', ...args], socketsOf(kind, which, place), this.#options.cpus[0])
-    try {
-      const milliseconds = (SETTLE_SECONDS + COLLECTED_SECONDS + 1) * 1000
-      const load = this.#load.run({ ...this.#job(which, { kind, place, server }), milliseconds })
+    const one: Running = { kind: tracingCollections(auto), place: this.#place(which), server: undefined }
+    await this.#restart(which, one)
+    const { server } = one
+    if (server === undefined) return
+    const count = async (): Promise<void> => {
       await sleep(SETTLE_SECONDS * 1000)
       const before = countScavenges(server.output)
       await sleep(COLLECTED_SECONDS * 1000)
-      this.results.collections.push({ case: which.name, server: kind.name, seconds: COLLECTED_SECONDS, count: countScavenges(server.output) - before })
-      await load
+      this.results.collections.push({ case: which.name, server: AUTO, seconds: COLLECTED_SECONDS, count: countScavenges(server.output) - before })
+    }
+    try {
+      await Promise.all([this.#load.run({ ...this.#job(which, one), milliseconds: (SETTLE_SECONDS + COLLECTED_SECONDS + 1) * 1000 }), count()])
     } catch (error) {
-      this.#note(`garbage collections of ${kind.name}: ${(error as Error).message}`)
+      this.#note(`garbage collections of ${AUTO}: ${(error as Error).message}`)
     }
     await server.stop()
   }
@@ -335,6 +336,16 @@ export class Run {
   #progress (text: string): void {
     const line = `${Math.round(this.#seconds())} s  ${text}`
     process.stderr.write(process.stderr.isTTY ? `\r\x1b[K${line}` : `${line}\n`)
+  }
+}
+
+function tracingCollections (kind: ServerKind): ServerKind {
+  return {
+    ...kind,
+    command (which, place) {
+      const [node, ...args] = kind.command!(which, place)
+      return [node, '--trace-gc', ...args]
+    }
   }
 }
 

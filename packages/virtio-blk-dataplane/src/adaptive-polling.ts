@@ -110,7 +110,7 @@ export class AdaptivePolling {
     this.#look()
     const slept = this.#times[NOW]! - this.#times[ASLEEP]!
     const duration = this.#times[DURATION]!
-    if (slept > LONG && !waitedForDisks) this.#besideDisks.skip(this.#times, ASLEEP, NOW)
+    if (slept > LONG && !waitedForDisks) this.#besideDisks.leaveOut(this.#times, ASLEEP, NOW)
     if (slept > this.#max) {
       this.#times[DURATION] = 0
     } else if (slept > duration) {

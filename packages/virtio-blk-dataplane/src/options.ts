@@ -46,7 +46,7 @@ export interface DataPlaneOptions extends Omit<ImageOptions, 'path'> {
   /**
    * How long a data-plane thread may look at its rings before it sleeps, in microseconds, 0 to 1000. Within that it
    * adapts: it polls where its sleeps are short, and beside a disk that has requests where these are done sooner by it; or it
-   * sleeps in naps there, which keep the processor from sleeping deeply, if that is as good. 0: neither.
+   * sleeps in naps there, which keep the processor from sleeping deeply, if that is worth the work. 0: neither.
    * @default 100, about the time that a guest and this thread take to wake each other where processors are virtual
    * (QEMU's iothreads poll for 32)
    */

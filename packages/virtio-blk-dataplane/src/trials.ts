@@ -20,7 +20,7 @@ const END = 1
  * Finds out by trying which of a few choices costs least a request, and goes on trying, since that changes with the load.
  * The cost is all the time that passes, a guest's answer being waited for included, and what interrupts cost the guest: what is
  * to be compared is how well device and guest work together. Epochs in which the guest has nothing to do are no measure, unless that time
- * is skipped.
+ * is left out.
  */
 export class Trials {
   /** The choice for now. */
@@ -76,7 +76,7 @@ export class Trials {
   }
 
   /** The time from one look at the clock to another, in microseconds at these places, is not to count: the guest had nothing to do. */
-  skip (times: Float64Array, from: number, to: number): void {
+  leaveOut (times: Float64Array, from: number, to: number): void {
     this.#times[BEGIN]! += times[to]! - times[from]!
   }
 

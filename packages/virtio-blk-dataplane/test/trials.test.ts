@@ -110,7 +110,7 @@ test('epochs in which the guest had nothing to do are no measure, and nothing is
   assert.ok(epochs(320)[1]! >= 300)
 })
 
-test('time that is skipped does not count', () => {
+test('time that is left out does not count', () => {
   let now = 1e9
   const trials = new Trials(2, (times, at) => { times[at] = now })
   const took = new Float64Array(2)
@@ -120,7 +120,7 @@ test('time that is skipped does not count', () => {
     took[0] = now
     now += [0, 100][choice]!
     took[1] = now
-    trials.skip(took, 0, 1)
+    trials.leaveOut(took, 0, 1)
     trials.count(10)
   }
   assert.equal(trials.current, 1)
