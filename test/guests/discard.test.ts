@@ -19,7 +19,7 @@ for (const engine of ['auto', 'linux-aio', 'mapped'] as const) {
   guestTest(`what a guest deletes and trims, the host has back, engine: ${engine}`, async () => {
     const image = blankImage(128, engine === 'mapped' ? MEMORY_FOLDER : undefined)
     await withServer({ image, engine }, async ({ socket }) => {
-      await bootUml({ socket, script: `mkfs.ext4 -F -q /dev/vda; mount /dev/vda /mnt; ${fill} cp /tmp/sums /mnt/sums; head -c 40m /dev/urandom >/mnt/waste; umount /mnt` }).finished()
+      await bootUml({ socket, script: `mkfs.ext4 -F -q /dev/vda; mount /dev/vda /mnt; ${fill} cp /tmp/sums /mnt/sums; head -c 40m /dev/zero >/mnt/waste; umount /mnt` }).finished()
       const before = allocated(image)
       assert.ok(before > 64 * MEBIBYTE)
       const results = await bootUml({
