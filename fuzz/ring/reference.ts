@@ -147,6 +147,7 @@ export class SplitReference extends Reference {
   /** Indices that were published since the last decision; undefined before the first one. */
   #passed: number[] = []
   #decided = false
+  #wantsKick = false
 
   constructor (image: GuestImage, layout: RingLayout, features: ReferenceFeatures, availableIndex: number, usedIndex: number) {
     super(image, layout, features)
@@ -214,12 +215,17 @@ export class SplitReference extends Reference {
   enableNotification (): void {
     if (this.broken) return
     const { usedAddress, size } = this.layout
+    this.#wantsKick = true
     if (this.features.eventIdx) this.image.set16(usedAddress + 4 + 8 * size, this.availableIndex)
     else this.image.set16(usedAddress, 0)
   }
 
   disableNotification (): void {
-    if (!this.broken && !this.features.eventIdx) this.image.set16(this.layout.usedAddress, VIRTQ_USED_F_NO_NOTIFY)
+    if (this.broken) return
+    const { usedAddress, size } = this.layout
+    if (!this.features.eventIdx) this.image.set16(usedAddress, VIRTQ_USED_F_NO_NOTIFY)
+    else if (this.#wantsKick) this.image.set16(usedAddress + 4 + 8 * size, (this.availableIndex - 1) & 0xffff)
+    this.#wantsKick = false
   }
 
   shouldNotify (): boolean {
@@ -237,7 +243,7 @@ export class SplitReference extends Reference {
     super.reset()
     this.availableIndex = this.usedIndex = this.#seen = 0
     this.#passed = []
-    this.#decided = false
+    this.#decided = this.#wantsKick = false
   }
 }
 

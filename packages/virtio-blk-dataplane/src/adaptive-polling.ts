@@ -16,8 +16,11 @@ const CHOICES = 3
 const EPOCH = 8
 /** How many times as dear the one with less work may be and still be taken. */
 const MARGIN = 1.05
-/** What the thread's own work costs, where what passes by waiting costs 1. */
-const WORK = 1 / 6
+/**
+ * What the thread's own work costs, where what passes by waiting costs 1: by magnitude. Who has few requests in flight waits
+ * for each; of many, the disk does one while another is waited for.
+ */
+const WORK = [1 / 6, 1 / 2, 1 / 2, 1 / 2]
 /** A guest that keeps disks busy answers in less, in microseconds, though its processor was asleep: a longer sleep is as long as guests like. */
 const LONG = 300
 
@@ -43,7 +46,13 @@ export class AdaptivePolling {
   readonly #times = new Float64Array(4)
   readonly #max: number
   readonly #clock: Clock
-  readonly #besideDisks: Trials
+  /** What is best depends on how many requests are in flight: by magnitude of that, 1 to 3, 4 to 15, 16 to 63, and more. */
+  readonly #trials: readonly Trials[]
+  /** Those of the load as it is now. */
+  #besideDisks: Trials
+  /** The most that was in flight in this epoch of theirs, and in the one before. */
+  #most = 0
+  #mostBefore = 0
   /** Polls in a row that found nothing. */
   #failures = 0
   /** Sleeps that are left of a pause. */
@@ -57,16 +66,18 @@ export class AdaptivePolling {
     this.#max = max
     this.#clock = clock
     const worked = new Float64Array(1)
-    this.#besideDisks = new Trials(CHOICES, (times, at) => {
+    this.#trials = WORK.map((price) => new Trials(CHOICES, (times, at) => {
       clock(times, at)
       work(worked, 0)
-      times[at]! += WORK * worked[0]!
-    }, MARGIN, EPOCH)
+      times[at]! += price * worked[0]!
+    }, MARGIN, EPOCH))
+    this.#besideDisks = this.#trials[0]!
   }
 
-  /** @param waitsForDisks whether requests are in flight */
-  isWorthIt (waitsForDisks: boolean): boolean {
-    return this.#times[DURATION]! > 0 && this.#pause === 0 && !(waitsForDisks && this.#besideDisks.current !== POLLS)
+  /** @param inFlight how many requests disks have */
+  isWorthIt (inFlight: number): boolean {
+    if (inFlight > this.#most) this.#most = inFlight
+    return this.#times[DURATION]! > 0 && this.#pause === 0 && (inFlight === 0 || this.#besideDisks.current === POLLS)
   }
 
   /** Whether a sleep while requests are in flight is to be one of short ones, without which the processor would be slow to wake up. */
@@ -76,7 +87,16 @@ export class AdaptivePolling {
 
   /** Disks have completed so many requests, at least one, that were in flight. */
   complete (requests: number): void {
-    if (this.#max > 0) this.#besideDisks.count(requests)
+    if (this.#max > 0 && this.#besideDisks.count(requests)) this.#endEpoch()
+  }
+
+  /** What was learnt for fewer requests in flight, or for more, waits until there are as many again. */
+  #endEpoch (): void {
+    const trials = this.#trials[magnitude(Math.max(this.#most, this.#mostBefore))]!
+    if (trials !== this.#besideDisks) trials.spoil()
+    this.#besideDisks = trials
+    this.#mostBefore = this.#most
+    this.#most = 0
   }
 
   begin (): void {
@@ -121,4 +141,8 @@ export class AdaptivePolling {
   #look (): void {
     this.#clock(this.#times, NOW)
   }
+}
+
+function magnitude (inFlight: number): number {
+  return Math.min(WORK.length - 1, (31 - Math.clz32(inFlight | 1)) >> 1)
 }

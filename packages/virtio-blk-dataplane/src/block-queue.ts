@@ -185,6 +185,13 @@ export class BlockQueue {
     return true
   }
 
+  /** Asks the guest not to kick, while the thread looks at the ring instead of sleeping. Then `arm` is due again. */
+  disarm (): void {
+    if (!this.#armed || this.stopping || this.#gate.isGivenUp) return
+    this.#armed = false
+    this.#vring.disableNotification()
+  }
+
   /** Whether there is something to do, told without a system call. */
   get isBusy (): boolean {
     return this.ioq.hasCompletions || (!this.stopping && this.#vring.fault === undefined && this.#vring.moreAvailable())

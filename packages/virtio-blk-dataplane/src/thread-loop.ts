@@ -146,16 +146,16 @@ export class ThreadLoop {
 
   /** One turn of the loop: polls for a while where that pays, else sleeps until something happens. */
   #turn (): void {
-    const waitsForDisks = this.#waitsForDisks()
-    if (this.#polling.isWorthIt(waitsForDisks) && this.#pollQueues()) return
+    const inFlight = this.#inFlight()
+    if (this.#polling.isWorthIt(inFlight) && this.#pollQueues()) return
     if (!this.#armAll()) {
       this.poll.poll(0)
     } else if (this.#retryStalled()) {
       this.poll.poll(RETRY_MILLISECONDS)
     } else {
       this.#polling.beforeSleep()
-      this.#sleep(waitsForDisks)
-      this.#polling.afterSleep(waitsForDisks)
+      this.#sleep(inFlight > 0)
+      this.#polling.afterSleep(inFlight > 0)
     }
   }
 
@@ -166,9 +166,11 @@ export class ThreadLoop {
     this.poll.poll(-1)
   }
 
-  #waitsForDisks (): boolean {
-    for (let index = 0; index < this.#served.length; index++) if (this.#served[index]!.queue.ioq.inFlight > 0) return true
-    return false
+  /** How many requests disks have. */
+  #inFlight (): number {
+    let sum = 0
+    for (let index = 0; index < this.#served.length; index++) sum += this.#served[index]!.queue.ioq.inFlight
+    return sum
   }
 
   /** Looks at the rings instead of sleeping. @returns whether there was something to do */
@@ -179,6 +181,7 @@ export class ThreadLoop {
   }
 
   #lookForWork (): boolean {
+    for (let index = 0; index < this.#served.length; index++) this.#served[index]!.queue.disarm()
     this.#polling.begin()
     do {
       for (let looks = 0; looks < LOOKS; looks++) {

@@ -30,10 +30,10 @@ function duration ({ polling, pass }: ReturnType<typeof make>): number {
 
 test('it begins with the first short sleep, and doubles up to the limit while sleeps are longer', () => {
   const made = make(32)
-  assert.equal(made.polling.isWorthIt(false), false)
+  assert.equal(made.polling.isWorthIt(0), false)
   const durations = [1, 2, 3, 4, 5].map(() => {
     made.sleep(30)
-    assert.equal(made.polling.isWorthIt(false), true)
+    assert.equal(made.polling.isWorthIt(0), true)
     return duration(made)
   })
   // A sleep shorter than it polls would have been saved: nothing to learn.
@@ -44,7 +44,7 @@ test('a sleep longer than polling may last ends it', () => {
   const made = make(32)
   made.sleep(10)
   made.sleep(33)
-  assert.equal(made.polling.isWorthIt(false), false)
+  assert.equal(made.polling.isWorthIt(0), false)
   made.sleep(10)
   assert.equal(duration(made), 4)
 })
@@ -52,7 +52,7 @@ test('a sleep longer than polling may last ends it', () => {
 test('a limit of 0 never polls', () => {
   const made = make(0)
   made.sleep(1)
-  assert.equal(made.polling.isWorthIt(false), false)
+  assert.equal(made.polling.isWorthIt(0), false)
 })
 
 test('the clock is that of the kernel', () => {
@@ -71,17 +71,17 @@ test('it pauses where polling keeps finding nothing, and tries again later', () 
     for (let failures = 1; ; failures++) {
       sleep(10)
       polling.end(false)
-      if (!polling.isWorthIt(false)) return failures
+      if (!polling.isWorthIt(0)) return failures
       assert.ok(failures < 100)
     }
   }
   assert.equal(failUntilPause(), 16)
   for (let sleeps = 0; sleeps < 127; sleeps++) {
     sleep(10)
-    assert.equal(polling.isWorthIt(false), false)
+    assert.equal(polling.isWorthIt(0), false)
   }
   sleep(10)
-  assert.equal(polling.isWorthIt(false), true)
+  assert.equal(polling.isWorthIt(0), true)
   for (let failures = 0; failures < 15; failures++) polling.end(false)
   polling.end(true)
   assert.equal(failUntilPause(), 16, 'a success makes up for all failures before it')
@@ -95,14 +95,14 @@ interface Times {
   readonly work?: { readonly inNaps: number, readonly polled: number }
 }
 
-/** Of the last thousand requests of a disk, of so many, one at a time, how many were waited for in each way. */
-function waitsOf (made: ReturnType<typeof make>, times: Times, between: (request: number) => void = () => {}, requests = 20_000): Required<Omit<Times, 'work'>> {
+/** Of the last thousand requests of a disk, of so many, with so many in flight, how many were waited for in each way. */
+function waitsOf (made: ReturnType<typeof make>, times: Times, between: (request: number) => void = () => {}, requests = 20_000, inFlight = 1): Required<Omit<Times, 'work'>> {
   const { asleep = 100, inNaps = 100, polled = 100, work = { inNaps: 0, polled: 0 } } = times
   const { polling, pass, sleep } = made
   sleep(10)
   const waits = { asleep: 0, inNaps: 0, polled: 0 }
   for (let request = 0; request < requests; request++) {
-    const way = polling.isWorthIt(true) ? 'polled' : polling.naps ? 'inNaps' : 'asleep'
+    const way = polling.isWorthIt(inFlight) ? 'polled' : polling.naps ? 'inNaps' : 'asleep'
     if (request >= requests - 1000) waits[way]++
     pass({ asleep, inNaps, polled }[way], { asleep: 0, ...work }[way])
     polling.complete(1)
@@ -128,6 +128,33 @@ test('what is best is known after 600 bursts', () => {
   assert.ok(waitsOf(make(100), { inNaps: 80 }, undefined, 1600).inNaps > 900)
 })
 
+test('what is best is known for each magnitude of what is in flight, whatever else was going on meanwhile', () => {
+  const made = make(100)
+  const few = { inNaps: 120, polled: 120 }
+  const many = { inNaps: 80, polled: 120 }
+  for (const inFlight of [3, 1]) assert.ok(waitsOf(made, few, undefined, 20_000, inFlight).asleep > 900)
+  assert.ok(waitsOf(made, many, undefined, 1600, 16).inNaps > 900, 'it is found out at once')
+  assert.ok(waitsOf(made, few, undefined, 1030, 1).asleep > 900, 'it is remembered')
+  assert.ok(waitsOf(made, many, undefined, 1030, 63).inNaps > 900)
+})
+
+test('a load that has now many requests in flight, now few, is one that has many', () => {
+  const made = make(100)
+  let request = 0
+  const { polling, pass } = made
+  made.sleep(10)
+  let naps = 0
+  for (; request < 20_000; request++) {
+    // As many as an epoch has.
+    const inFlight = request % 16 < 8 ? 1 : 20
+    if (polling.isWorthIt(inFlight)) pass(120)
+    else pass(polling.naps ? 80 : 100)
+    if (request >= 19_000 && polling.naps) naps++
+    polling.complete(1)
+  }
+  assert.ok(naps > 900, `${naps}`)
+})
+
 test('work counts, too, as a sixth of the time', () => {
   assert.ok(waitsOf(make(100), { inNaps: 80, work: { inNaps: 20, polled: 0 } }).inNaps > 900)
   assert.ok(waitsOf(make(100), { inNaps: 90, work: { inNaps: 45, polled: 0 } }).asleep > 900)
@@ -135,9 +162,16 @@ test('work counts, too, as a sixth of the time', () => {
   assert.ok(waitsOf(make(100), { polled: 87, work: { inNaps: 0, polled: 87 } }).asleep > 900)
 })
 
+test('where more than 3 are in flight, work counts as half of the time', () => {
+  const times = { polled: 75, work: { inNaps: 0, polled: 75 } }
+  assert.ok(waitsOf(make(100), times, undefined, 20_000, 3).polled > 900)
+  assert.ok(waitsOf(make(100), times, undefined, 20_000, 4).asleep > 900)
+  assert.ok(waitsOf(make(100), { inNaps: 80, work: { inNaps: 20, polled: 0 } }, undefined, 20_000, 4).inNaps > 900)
+})
+
 test('without requests in flight it polls whatever is best beside a disk', () => {
   const made = make(100)
-  waitsOf(made, { polled: 150 }, () => assert.equal(made.polling.isWorthIt(false), true))
+  waitsOf(made, { polled: 150 }, () => assert.equal(made.polling.isWorthIt(0), true))
 })
 
 test('how long guests have nothing to do says nothing about disks', () => {

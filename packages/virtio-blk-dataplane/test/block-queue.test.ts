@@ -248,6 +248,23 @@ for (const engine of ENGINES) for (const eventIdx of [true, false]) testRequests
     assert.deepEqual([served, guest.raw.getUsedIndex()], [1000, 1000])
   })
 
+  for (const eventIdx of [true, false]) {
+    test(`a guest is asked to kick, and not to, ${eventIdx ? 'with' : 'without'} EVENT_IDX: not once a queue stops`, () => {
+      const guest = new Guest({ eventIdx })
+      const { queue } = queueHere(guest, {})
+      const isAsked = (): boolean => eventIdx ? guest.raw.getAvailableEvent() === 0 : guest.raw.getUsedFlags() === 0
+      assert.equal(queue.arm(), true)
+      assert.equal(isAsked(), true)
+      queue.disarm()
+      assert.equal(isAsked(), false)
+      assert.equal(queue.arm(), true)
+      assert.equal(isAsked(), true)
+      queue.stopping = true
+      queue.disarm()
+      assert.equal(isAsked(), true)
+    })
+  }
+
   test('a request made available while a batch begins is traced as taken off the ring after that', () => {
     const guest = new Guest({ size: 16 })
     guest.raw.chain([

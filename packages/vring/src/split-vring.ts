@@ -60,6 +60,8 @@ export class SplitVring implements Virtqueue {
   #availableIndex: number
   /** The driver's available index when last looked at: up to there no new look is needed. */
   #availableSeen: number
+  /** The driver was asked to kick since it was last asked not to. */
+  #wantsKick = false
   /** Next index to push. */
   #usedIndex: number
   /** The used index at the last decision to interrupt. */
@@ -237,12 +239,19 @@ export class SplitVring implements Virtqueue {
   }
 
   disableNotification (): void {
-    // With EVENT_IDX there is nothing to do: the event that was passed stays behind, and asks for no further kick.
-    if (!this.#eventIdx && this.#builder.fault === undefined) Atomics.store(this.#used, FLAGS, VIRTQ_USED_F_NO_NOTIFY)
+    if (this.#builder.fault !== undefined) return
+    if (!this.#eventIdx) {
+      Atomics.store(this.#used, FLAGS, VIRTQ_USED_F_NO_NOTIFY)
+    } else if (this.#wantsKick) {
+      // An event that was passed asks for no further kick: so does one that lies behind.
+      this.#wantsKick = false
+      Atomics.store(this.#used, 2 + 4 * this.size, this.#availableIndex - 1)
+    }
   }
 
   enableNotification (): 'empty' | 'more' {
     if (this.#builder.fault !== undefined) return 'empty'
+    this.#wantsKick = true
     if (this.#eventIdx) Atomics.store(this.#used, 2 + 4 * this.size, this.#availableIndex)
     else Atomics.store(this.#used, FLAGS, 0)
     return this.moreAvailable() ? 'more' : 'empty'
@@ -273,7 +282,7 @@ export class SplitVring implements Virtqueue {
 
   reset (): void {
     this.#availableIndex = this.#availableSeen = this.#usedIndex = this.#signalledIndex = 0
-    this.#signalled = false
+    this.#signalled = this.#wantsKick = false
     this.#unsignalled = 0
     this.#heads.fill(0)
     this.#inFlight = 0

@@ -43,6 +43,8 @@ class ModelQueue {
   availableEvent: number | undefined
   interruptsWanted = true
   kicksWanted = true
+  /** By this ring, not by the one before it. */
+  kickAskedFor = false
 
   constructor (start: number, packed: boolean) {
     this.published = this.usedUpTo = this.polled = this.usedEvent = start
@@ -192,11 +194,13 @@ function play (setup: Setup, made: readonly Call[]): void {
     function enableNotification () {
       assert.equal(ring.enableNotification(), model.available.length > 0 ? 'more' : 'empty')
       model.availableEvent = eventIdx ? model.popped : undefined
-      model.kicksWanted = true
+      model.kicksWanted = model.kickAskedFor = true
     },
     function disableNotification () {
       ring.disableNotification()
-      model.kicksWanted = false
+      // Of a split ring with EVENT_IDX, one that was passed.
+      if (model.kickAskedFor && eventIdx && !packed) model.availableEvent = model.popped - 1
+      model.kicksWanted = model.kickAskedFor = false
     },
     function enableInterrupts () {
       assert.equal(driver.enableInterrupts(), model.used.length > 0 ? 'more' : 'empty')
@@ -213,6 +217,7 @@ function play (setup: Setup, made: readonly Call[]): void {
       const state = ring.save()
       assert.deepEqual(state, { availableIndex: indexOf(model.popped), usedIndex: indexOf(model.usedUpTo) })
       ring = open(state)
+      model.kickAskedFor = false
       decided = undefined
     }
   ]
