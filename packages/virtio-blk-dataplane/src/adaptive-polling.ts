@@ -18,9 +18,9 @@ const EPOCH = 8
 const MARGIN = 1.05
 /**
  * What the thread's own work costs, where what passes by waiting costs 1: by magnitude. Who has few requests in flight waits
- * for each; of many, the disk does one while another is waited for.
+ * for each of them.
  */
-const WORK = [1 / 6, 1 / 2, 1 / 2, 1 / 2]
+const WORK = [1 / 6, 1, 1, 1]
 /** A guest that keeps disks busy answers in less, in microseconds, though its processor was asleep: a longer sleep is as long as guests like. */
 const LONG = 300
 
