@@ -224,7 +224,7 @@ export class SplitReference extends Reference {
     if (this.broken) return
     const { usedAddress, size } = this.layout
     if (!this.features.eventIdx) this.image.set16(usedAddress, VIRTQ_USED_F_NO_NOTIFY)
-    else if (this.#wantsKick) this.image.set16(usedAddress + 4 + 8 * size, (this.availableIndex - 1) & 0xffff)
+    else if (this.#wantsKick && !this.moreAvailable()) this.image.set16(usedAddress + 4 + 8 * size, (this.availableIndex - 1) & 0xffff)
     this.#wantsKick = false
   }
 

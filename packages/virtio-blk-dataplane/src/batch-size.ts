@@ -119,7 +119,8 @@ export class BatchSize {
 
   /** The queue has nothing to do: its thread is about to sleep. */
   sleep (): void {
-    if (!this.#isInline) return
+    // Of so few there is nothing to choose.
+    if (!this.#isInline || this.#depth <= MIN) return
     this.#isAsleep = true
     this.#clock(this.#times, ASLEEP)
   }

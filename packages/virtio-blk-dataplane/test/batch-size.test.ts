@@ -256,4 +256,19 @@ test('bug: requests that take their time again were joined for ever, after one b
   assert.equal(batch.isJoined, false)
 })
 
+test('of single requests there is nothing to compare: sleeps between them are not timed', () => {
+  let looks = 0
+  const batch = new BatchSize((times, at) => {
+    looks++
+    times[at] = 1e9
+  })
+  for (let request = 0; request < 64; request++) {
+    assert.ok(batch.begin(0, { countAvailable: () => 1 }) >= 1)
+    batch.end(1, 1)
+    batch.sleep()
+  }
+  // One batch of 16 is timed, and each epoch of the trials.
+  assert.ok(looks <= 2 * 64 / 16 + 64 / 32, `${looks}`)
+})
+
 test.run()

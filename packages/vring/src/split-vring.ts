@@ -243,9 +243,9 @@ export class SplitVring implements Virtqueue {
     if (!this.#eventIdx) {
       Atomics.store(this.#used, FLAGS, VIRTQ_USED_F_NO_NOTIFY)
     } else if (this.#wantsKick) {
-      // An event that was passed asks for no further kick: so does one that lies behind.
       this.#wantsKick = false
-      Atomics.store(this.#used, 2 + 4 * this.size, this.#availableIndex - 1)
+      // An event that was passed asks for no further kick: either by what is available, or it is put behind.
+      if (!this.moreAvailable()) Atomics.store(this.#used, 2 + 4 * this.size, this.#availableIndex - 1)
     }
   }
 

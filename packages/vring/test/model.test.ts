@@ -199,7 +199,7 @@ function play (setup: Setup, made: readonly Call[]): void {
     function disableNotification () {
       ring.disableNotification()
       // Of a split ring with EVENT_IDX, one that was passed.
-      if (model.kickAskedFor && eventIdx && !packed) model.availableEvent = model.popped - 1
+      if (model.kickAskedFor && eventIdx && !packed && model.available.length === 0) model.availableEvent = model.popped - 1
       model.kicksWanted = model.kickAskedFor = false
     },
     function enableInterrupts () {
