@@ -12,15 +12,15 @@ const PAUSE = 128
 const NAPS = 1
 const POLLS = 2
 const CHOICES = 3
-/** Bursts of completions that are timed together: of a disk, each takes long. */
-const EPOCH = 8
 /** How many times as dear the one with less work may be and still be taken. */
 const MARGIN = 1.05
 /**
- * What the thread's own work costs, where what passes by waiting costs 1: by magnitude. Who has few requests in flight waits
- * for each of them.
+ * What is best depends on how many requests are in flight, and is learnt by magnitude of that: 1 to 3, 4 to 15, 16 to 63, and more.
+ *
+ * `work` is what the thread's own costs, where what passes by waiting costs 1: who has few requests in flight waits for each of
+ * them. `epoch` is how many bursts of completions are timed together: of a disk, each takes long, and the longer the more are in flight.
  */
-const WORK = [1 / 6, 1, 1, 1]
+const MAGNITUDES = [{ work: 1 / 6, epoch: 8 }, { work: 1, epoch: 8 }, { work: 1, epoch: 4 }, { work: 1, epoch: 4 }]
 /** A guest that keeps disks busy answers in less, in microseconds, though its processor was asleep: a longer sleep is as long as guests like. */
 const LONG = 300
 
@@ -46,7 +46,7 @@ export class AdaptivePolling {
   readonly #times = new Float64Array(4)
   readonly #max: number
   readonly #clock: Clock
-  /** What is best depends on how many requests are in flight: by magnitude of that, 1 to 3, 4 to 15, 16 to 63, and more. */
+  /** By magnitude. */
   readonly #trials: readonly Trials[]
   /** Those of the load as it is now. */
   #besideDisks: Trials
@@ -60,17 +60,17 @@ export class AdaptivePolling {
 
   /**
    * @param max microseconds to poll at most; 0 never polls, nor naps
-   * @param work goes on while the thread works. @default its time on processors
+   * @param worked goes on while the thread works. @default its time on processors
    */
-  constructor (max: number, clock: Clock = monotonicClock(), work: Clock = threadClock()) {
+  constructor (max: number, clock: Clock = monotonicClock(), worked: Clock = threadClock()) {
     this.#max = max
     this.#clock = clock
-    const worked = new Float64Array(1)
-    this.#trials = WORK.map((price) => new Trials(CHOICES, (times, at) => {
+    const own = new Float64Array(1)
+    this.#trials = MAGNITUDES.map(({ work, epoch }) => new Trials(CHOICES, (times, at) => {
       clock(times, at)
-      work(worked, 0)
-      times[at]! += price * worked[0]!
-    }, MARGIN, EPOCH))
+      worked(own, 0)
+      times[at]! += work * own[0]!
+    }, MARGIN, epoch))
     this.#besideDisks = this.#trials[0]!
   }
 
@@ -144,5 +144,5 @@ export class AdaptivePolling {
 }
 
 function magnitude (inFlight: number): number {
-  return Math.min(WORK.length - 1, (31 - Math.clz32(inFlight | 1)) >> 1)
+  return Math.min(MAGNITUDES.length - 1, (31 - Math.clz32(inFlight | 1)) >> 1)
 }

@@ -146,7 +146,7 @@ test('a load that has now many requests in flight, now few, is one that has many
   let naps = 0
   for (; request < 20_000; request++) {
     // As many as an epoch has.
-    const inFlight = request % 16 < 8 ? 1 : 20
+    const inFlight = request % 8 < 4 ? 1 : 20
     if (polling.isWorthIt(inFlight)) pass(120)
     else pass(polling.naps ? 80 : 100)
     if (request >= 19_000 && polling.naps) naps++
