@@ -246,14 +246,16 @@ export class Run {
     await this.#restart(which, one)
     const { server } = one
     if (server === undefined) return
-    const count = async (): Promise<void> => {
+    const collections = async (): Promise<number> => {
       await sleep(SETTLE_SECONDS * 1000)
       const before = countScavenges(server.output)
       await sleep(COLLECTED_SECONDS * 1000)
-      this.results.collections.push({ case: which.name, server: AUTO, seconds: COLLECTED_SECONDS, count: countScavenges(server.output) - before })
+      return countScavenges(server.output) - before
     }
     try {
-      await Promise.all([this.#load.run({ ...this.#job(which, one), milliseconds: (SETTLE_SECONDS + COLLECTED_SECONDS + 1) * 1000 }), count()])
+      const load = this.#load.run({ ...this.#job(which, one), milliseconds: (SETTLE_SECONDS + COLLECTED_SECONDS + 1) * 1000 })
+      const [count] = await Promise.all([collections(), load])
+      this.results.collections.push({ case: which.name, server: AUTO, seconds: COLLECTED_SECONDS, count })
     } catch (error) {
       this.#note(`garbage collections of ${AUTO}: ${(error as Error).message}`)
     }

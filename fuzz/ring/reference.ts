@@ -214,18 +214,21 @@ export class SplitReference extends Reference {
 
   enableNotification (): void {
     if (this.broken) return
-    const { usedAddress, size } = this.layout
     this.#wantsKick = true
-    if (this.features.eventIdx) this.image.set16(usedAddress + 4 + 8 * size, this.availableIndex)
-    else this.image.set16(usedAddress, 0)
+    if (this.features.eventIdx) this.#setAvailableEvent(this.availableIndex)
+    else this.image.set16(this.layout.usedAddress, 0)
   }
 
   disableNotification (): void {
     if (this.broken) return
-    const { usedAddress, size } = this.layout
-    if (!this.features.eventIdx) this.image.set16(usedAddress, VIRTQ_USED_F_NO_NOTIFY)
-    else if (this.#wantsKick && !this.moreAvailable()) this.image.set16(usedAddress + 4 + 8 * size, (this.availableIndex - 1) & 0xffff)
+    if (!this.features.eventIdx) this.image.set16(this.layout.usedAddress, VIRTQ_USED_F_NO_NOTIFY)
+    else if (this.#wantsKick && !this.moreAvailable()) this.#setAvailableEvent((this.availableIndex - 1) & 0xffff)
     this.#wantsKick = false
+  }
+
+  #setAvailableEvent (index: number): void {
+    const { usedAddress, size } = this.layout
+    this.image.set16(usedAddress + 4 + 8 * size, index)
   }
 
   shouldNotify (): boolean {

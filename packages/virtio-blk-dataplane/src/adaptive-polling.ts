@@ -74,7 +74,7 @@ export class AdaptivePolling {
     this.#besideDisks = this.#trials[0]!
   }
 
-  /** @param inFlight how many requests disks have */
+  /** @param inFlight how many requests disks have: what is learnt is for as many, too */
   isWorthIt (inFlight: number): boolean {
     if (inFlight > this.#most) this.#most = inFlight
     return this.#times[DURATION]! > 0 && this.#pause === 0 && (inFlight === 0 || this.#besideDisks.current === POLLS)

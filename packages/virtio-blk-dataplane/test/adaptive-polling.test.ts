@@ -139,13 +139,11 @@ test('what is best is known for each magnitude of what is in flight, whatever el
 })
 
 test('a load that has now many requests in flight, now few, is one that has many', () => {
-  const made = make(100)
-  let request = 0
-  const { polling, pass } = made
-  made.sleep(10)
+  const { polling, pass, sleep } = make(100)
+  sleep(10)
   let naps = 0
-  for (; request < 20_000; request++) {
-    // As many as an epoch has.
+  for (let request = 0; request < 20_000; request++) {
+    // As many of each as an epoch has bursts.
     const inFlight = request % 8 < 4 ? 1 : 20
     if (polling.isWorthIt(inFlight)) pass(120)
     else pass(polling.naps ? 80 : 100)

@@ -60,7 +60,7 @@ export class SplitVring implements Virtqueue {
   #availableIndex: number
   /** The driver's available index when last looked at: up to there no new look is needed. */
   #availableSeen: number
-  /** The driver was asked to kick since it was last asked not to. */
+  /** With EVENT_IDX: the driver was asked to kick since it was last asked not to. */
   #wantsKick = false
   /** Next index to push. */
   #usedIndex: number
@@ -245,16 +245,24 @@ export class SplitVring implements Virtqueue {
     } else if (this.#wantsKick) {
       this.#wantsKick = false
       // An event that was passed asks for no further kick: either by what is available, or it is put behind.
-      if (!this.moreAvailable()) Atomics.store(this.#used, 2 + 4 * this.size, this.#availableIndex - 1)
+      if (!this.moreAvailable()) this.#storeAvailableEvent(this.#availableIndex - 1)
     }
   }
 
   enableNotification (): 'empty' | 'more' {
     if (this.#builder.fault !== undefined) return 'empty'
-    this.#wantsKick = true
-    if (this.#eventIdx) Atomics.store(this.#used, 2 + 4 * this.size, this.#availableIndex)
-    else Atomics.store(this.#used, FLAGS, 0)
+    if (this.#eventIdx) {
+      this.#wantsKick = true
+      this.#storeAvailableEvent(this.#availableIndex)
+    } else {
+      Atomics.store(this.#used, FLAGS, 0)
+    }
     return this.moreAvailable() ? 'more' : 'empty'
+  }
+
+  /** The driver kicks when it passes this index. */
+  #storeAvailableEvent (index: number): void {
+    Atomics.store(this.#used, 2 + 4 * this.size, index)
   }
 
   shouldNotify (): boolean {
