@@ -3,8 +3,8 @@ import { ListeningSocket } from '@node-vmm/vhost-user'
 import { decodeTrace, IoThread, type Tracer } from '@node-vmm/virtio-blk-dataplane'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { setFlagsFromString } from 'node:v8'
-import { Controls, countersOf } from './control.ts'
+import { compileAfterBoot } from './compiling.ts'
+import { Controls, countersOf, requestsOf } from './control.ts'
 import { ask, describe } from './control-client.ts'
 import { ControlServer } from './control-server.ts'
 import { type Command, HELP, type NamedDisk, type NamedThread, parseCommand, UsageError } from './options.ts'
@@ -30,12 +30,6 @@ const IO_URING = {
   node: '; what goes through the io_uring of Node\'s event loop is not filtered',
   any: '; what io_uring does is not filtered'
 } as const
-
-/**
- * How much bytecode a function runs, in bytes, before V8 thinks of compiling it: four times as much as by itself. A guest's first
- * thousands of requests, with which it boots, are served sooner by code that is interpreted than beside a compiler.
- */
-const INTERRUPT_BUDGET = 4 * 67_584
 
 // A guest must not lose its disk because nobody reads the log any more. And a terminal is opened for writing at its first
 // use: before that is given up.
@@ -70,8 +64,6 @@ async function run (command: Command): Promise<number> {
     case 'trace':
       return trace(command)
     case 'serve':
-      // Of the V8 of Node 20, which it was measured with.
-      if (process.versions.node.startsWith('20.')) setFlagsFromString(`--interrupt-budget=${INTERRUPT_BUDGET}`)
       output = new Output(command.json)
       return serveUntilAsked(command)
   }
@@ -136,6 +128,7 @@ async function withModules ({ disks, sandbox }: ServeCommand): Promise<NamedDisk
 /** @returns what has ended it, unless it was asked to end */
 async function serveWith (command: ServeCommand, atEnd: (close: () => unknown) => void): Promise<Error | undefined> {
   const disks: ServedDisk[] = []
+  compileAfterBoot(() => requestsOf(disks))
   const traceFile = await openTraceFile(command)
   if (traceFile !== undefined) atEnd(() => traceFile.close())
   atEnd(() => closeDisks(disks))
