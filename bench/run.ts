@@ -18,10 +18,11 @@ import { AUTO, NULL_BYTES, numbered, type Place, type ServerKind, socketsOf } fr
 import { allCalls, countSystemCalls, findCounter, ioCalls } from './system-calls.ts'
 
 /** No round begins that would not be over by then. */
-const MINUTES_MAX = 15
+const MINUTES_MAX = 18
 const FIRST_REQUESTS = 1000
 const WARM_DEPTH = 32
-const MANY_DISKS_FACTOR = 5
+/** How many times as long servers need for that whose disks are many, or slow. */
+const SLOW_WARM_FACTOR = 5
 const COUNTED_DEPTH = 32
 /** Seconds after which all code is compiled that ever will be, and for which garbage collections are counted then. */
 const SETTLE_SECONDS = 10
@@ -162,12 +163,12 @@ export class Run {
     }
   }
 
-  /** Code is compiled by another thread of the server, at the cost of its processor: before anything is measured. */
+  /** Code is compiled by another thread of the server, at the cost of its processor, when it has run so often: before anything is measured. */
   async #warmServer (which: Case, one: Running): Promise<void> {
     if (one.server === undefined) return
     const job = this.#job(which, one)
-    // Each disk has a thread of its own, which compiles for itself.
-    const milliseconds = job.milliseconds * (which.disks > 1 ? MANY_DISKS_FACTOR : 1)
+    // Each of many disks has a thread of its own, which compiles for itself.
+    const milliseconds = job.milliseconds * (which.disks > 1 || which.backing === 'disk' ? SLOW_WARM_FACTOR : 1)
     await this.#load.run({ ...job, depth: WARM_DEPTH, milliseconds }).catch((error: Error) => this.#note(`warming ${one.kind.name} up: ${error.message}`))
   }
 
