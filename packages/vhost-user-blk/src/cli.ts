@@ -4,7 +4,7 @@ import { decodeTrace, IoThread, type Tracer } from '@node-vmm/virtio-blk-datapla
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { compileAfterBoot } from './compiling.ts'
-import { Controls, countersOf, requestsOf } from './control.ts'
+import { Controls, countersOf } from './control.ts'
 import { ask, describe } from './control-client.ts'
 import { ControlServer } from './control-server.ts'
 import { type Command, HELP, type NamedDisk, type NamedThread, parseCommand, UsageError } from './options.ts'
@@ -128,7 +128,7 @@ async function withModules ({ disks, sandbox }: ServeCommand): Promise<NamedDisk
 /** @returns what has ended it, unless it was asked to end */
 async function serveWith (command: ServeCommand, atEnd: (close: () => unknown) => void): Promise<Error | undefined> {
   const disks: ServedDisk[] = []
-  compileAfterBoot(() => requestsOf(disks))
+  compileAfterBoot(() => countersOf(disks).flatMap(({ queues }) => queues).reduce((sum, { requests }) => sum + requests, 0))
   const traceFile = await openTraceFile(command)
   if (traceFile !== undefined) atEnd(() => traceFile.close())
   atEnd(() => closeDisks(disks))

@@ -129,15 +129,6 @@ export function countersOf (disks: readonly ServedDisk[]): DiskCounters[] {
   })
 }
 
-/** How many requests disks have completed. */
-export function requestsOf (disks: readonly ServedDisk[]): number {
-  let sum = 0
-  for (const { server: { plane } } of disks) {
-    for (let queue = 0; queue < plane.queues; queue++) sum += plane.statistics(queue).requests
-  }
-  return sum
-}
-
 function latencyOf (plane: DataPlane): LatencyHistogram {
   let latency = new LatencyHistogram()
   for (let queue = 0; queue < plane.queues; queue++) latency = latency.plus(plane.latency(queue))
