@@ -49,7 +49,7 @@ test('io-uring.ts counts the lines of a file, with many reads in flight', () => 
 })
 
 test('io-uring.ts says why it is not io_uring, where the host forbids that', () => {
-  const withoutIoUring = fileURLToPath(new URL('../../packages/vhost-user-blk/test/support/without-io-uring.mjs', import.meta.url))
+  const withoutIoUring = new URL('../../packages/vhost-user-blk/test/support/without-system-call.mjs?425', import.meta.url).href
   const { stdout } = spawnSync(process.execPath, [...process.execArgv, '--import', withoutIoUring, fileOf('io-uring'), '/proc/self/exe'], { encoding: 'utf8', timeout: 120_000 })
   match(stdout, /^not io_uring: .*EPERM/m)
   match(stdout, /^(linux-aio|sync): /m)

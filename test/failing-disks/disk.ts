@@ -8,7 +8,7 @@ import type { Running } from '../support/processes.ts'
 export const MIB = 1 << 20
 
 /** The engines that this host has, for an image anywhere. */
-export const engines: readonly Engine[] = had('io_uring', 'linux-aio', 'sync')
+export const engines: readonly Engine[] = had('io_uring+linux-aio', 'io_uring', 'linux-aio', 'sync')
 /** The same for one in memory. */
 export const memoryEngines: readonly Engine[] = [...engines, ...had('mapped')]
 

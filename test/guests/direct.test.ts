@@ -9,7 +9,7 @@ import { ourServer, withServer } from '../support/server.ts'
 import { cleanUp } from '../support/temporary.ts'
 import { fileSystemRoundTrip } from './scripts.ts'
 
-for (const engine of ['io_uring', 'linux-aio', 'sync'] as const) {
+for (const engine of ['io_uring+linux-aio', 'io_uring', 'linux-aio', 'sync'] as const) {
   // The load has requests of 512 bytes: what direct I/O cannot take goes through the page cache, taking turns.
   testWith(ourServer, ...uml)(`O_DIRECT: a file system survives its round trip, engine: ${engine}`, async () => {
     const image = blankImage(192)

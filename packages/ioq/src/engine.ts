@@ -1,14 +1,15 @@
+import { ByDepthEngine } from './by-depth.ts'
 import { IoQueueError } from './errors.ts'
 import { type FileMapData, isInMemory } from './file-map.ts'
 import { whyNotMap } from './first-use.ts'
 import { IoUringEngine } from './io-uring.ts'
-import { LinuxAioEngine } from './linux-aio.ts'
+import { isDirect, LinuxAioEngine } from './linux-aio.ts'
 import { MappedEngine } from './mapped.ts'
 import type { RequestTable } from './request-table.ts'
 import { SyncEngine } from './sync.ts'
 
 /** The engines of this package, best first. */
-export type EngineName = 'mapped' | 'io_uring' | 'linux-aio' | 'sync'
+export type EngineName = 'mapped' | 'io_uring+linux-aio' | 'io_uring' | 'linux-aio' | 'sync'
 
 /** The best engine for the file that this kernel lets the process have; with `no-io_uring`, of the others. */
 export type EngineSelection = 'auto' | 'no-io_uring'
@@ -76,6 +77,7 @@ export interface RejectedEngine {
 
 const makers: Readonly<Record<EngineName, (options: EngineOptions) => Engine>> = {
   mapped: (options) => new MappedEngine(options),
+  'io_uring+linux-aio': (options) => ByDepthEngine.open(options),
   io_uring: (options) => new IoUringEngine(options),
   'linux-aio': (options) => new LinuxAioEngine(options),
   sync: (options) => new SyncEngine(options)
@@ -84,11 +86,12 @@ const makers: Readonly<Record<EngineName, (options: EngineOptions) => Engine>> =
 /**
  * The engines in the order in which `auto` tries them: io_uring first, but for files in memory. There nothing waits for a
  * device: a batch is copied with one system call, unless the machine speaks against it (`whyNotMap`). io_uring, which cannot know,
- * hands each request to a kernel thread; Linux AIO does it at once.
+ * hands each request to a kernel thread; Linux AIO does it at once. Where it is asynchronous too, with O_DIRECT, it helps io_uring out.
  */
 function candidates (selection: EngineSelection, fd: number): readonly EngineName[] {
-  const names: readonly EngineName[] = isInMemory(fd) ? ['mapped', 'linux-aio', 'io_uring', 'sync'] : ['io_uring', 'linux-aio', 'sync']
-  return selection === 'auto' ? names : names.filter((name) => name !== 'io_uring')
+  if (isInMemory(fd)) return selection === 'auto' ? ['mapped', 'linux-aio', 'io_uring', 'sync'] : ['mapped', 'linux-aio', 'sync']
+  if (selection !== 'auto') return ['linux-aio', 'sync']
+  return isDirect(fd) ? ['io_uring+linux-aio', 'io_uring', 'linux-aio', 'sync'] : ['io_uring', 'linux-aio', 'sync']
 }
 
 /**
@@ -106,7 +109,9 @@ export function openEngine (name: EngineSelection | EngineName, options: EngineO
       if (reason === undefined) return { engine: makers[candidate](options), rejected }
       rejected.push({ engine: candidate, reason })
     } catch (error) {
-      rejected.push({ engine: candidate, reason: (error as Error).message })
+      const reason = (error as Error).message
+      // What keeps one from having two engines may keep one from having either.
+      if (!rejected.some((other) => other.reason === reason)) rejected.push({ engine: candidate, reason })
     }
   }
   throw new IoQueueError('ERR_IO_QUEUE_NO_ENGINE',

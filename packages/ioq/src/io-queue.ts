@@ -61,7 +61,8 @@ export interface IoQueueOptions {
   readonly map?: FileMapData | undefined
   /**
    * How the kernel is asked: a name; an engine made by the caller, which the queue then owns; or `auto`, the best of
-   * mapped (for files in memory), io_uring, linux-aio and sync that can be had; or `no-io_uring`, the best of the others. @default 'auto'
+   * mapped (for files in memory), io_uring+linux-aio (for those opened with O_DIRECT), io_uring, linux-aio and sync that can be
+   * had; or `no-io_uring`, the best of the others. @default 'auto'
    */
   readonly engine?: EngineSelection | EngineName | Engine
   /**
@@ -148,7 +149,6 @@ export class IoQueue {
   readonly #pending: Uint16Array
   #from = 0
   #to = 0
-  #inFlight = 0
   #stalled = false
   /** A request was queued again since the last submit: nobody but the queue knows. */
   #continues = false
@@ -208,7 +208,7 @@ export class IoQueue {
 
   /** Requests queued or with the kernel, not completed yet. */
   get inFlight (): number {
-    return this.#inFlight
+    return this.#table.inFlight
   }
 
   /**
@@ -362,7 +362,7 @@ export class IoQueue {
     this.#drain(performance.now() + (options.timeout ?? CLOSE_TIMEOUT))
     // A callback may have closed it meanwhile.
     if (this.#lost !== undefined) return this.#lost
-    this.#lost = this.#inFlight
+    this.#lost = this.#table.inFlight
     close(this.#zeroes)
     this.#one.close()
     this.#turns?.stopWaiting()
@@ -405,7 +405,7 @@ export class IoQueue {
     }
     table.remaining[id] = table.count[id] = 0
     this.#special[id] = RANGE
-    this.#inFlight++
+    this.#table.inFlight++
     if (length > 0) return true
     table.kind[id] = DISCARD
     table.finish(id, 0)
@@ -451,7 +451,7 @@ export class IoQueue {
 
   #queue (id: number, kind: number): void {
     this.#table.kind[id] = kind
-    this.#inFlight++
+    this.#table.inFlight++
     this.#append(id)
   }
 
@@ -558,7 +558,7 @@ export class IoQueue {
 
   #complete (id: number, result: number): void {
     this.#table.free(id)
-    this.#inFlight--
+    this.#table.inFlight--
     this.completions++
     this.#onComplete(id, result)
   }
@@ -653,10 +653,10 @@ export class IoQueue {
 
   #drain (deadline: number): void {
     const nap = new Int32Array(new SharedArrayBuffer(4))
-    while (this.#inFlight > 0 && this.#lost === undefined) {
+    while (this.#table.inFlight > 0 && this.#lost === undefined) {
       if (this.#from < this.#to) this.submit()
       this.reap()
-      if (this.#inFlight === 0 || performance.now() >= deadline) return
+      if (this.#table.inFlight === 0 || performance.now() >= deadline) return
       Atomics.wait(nap, 0, 0, 1)
     }
   }

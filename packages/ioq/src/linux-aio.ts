@@ -1,7 +1,7 @@
 import {
   AIO_RING_MAGIC, close, errno, eventfd, IOCB_BYTES, IOCB_CMD_FDSYNC, IOCB_CMD_PREAD, IOCB_CMD_PREADV,
   IOCB_CMD_PWRITE, IOCB_CMD_PWRITEV, IOCB_FLAG_RESFD, ioDestroyInBackground, ioGetevents, ioSetup, ioSubmit,
-  LinuxError, NativeMemory, O_DIRECT, openFlags, RWF_DSYNC, viewMemory
+  LinuxError, NativeMemory, O_DIRECT, openFlags, RWF_DSYNC, RWF_NOWAIT, viewMemory
 } from '@node-vmm/libc'
 import { DATA_SYNC } from './blocking-call.ts'
 import { BlockingThread } from './blocking-thread.ts'
@@ -49,6 +49,12 @@ export interface LinuxAioOptions extends EngineOptions {
    * `io_getevents(2)`, one at a time. @default true
    */
   readonly sharedRing?: boolean
+  /** The eventfd to make readable, the caller's to close. @default one of the engine's own */
+  readonly completionFd?: number
+  /** Transfers end with EAGAIN or EOPNOTSUPP rather than wait in `submit`: see RWF_NOWAIT in `pwritev2(2)`. @default false */
+  readonly noWait?: boolean
+  /** Requests with the kernel at most: what counts against `fs.aio-max-nr`. @default depth */
+  readonly inFlightMax?: number
 }
 
 /**
@@ -61,6 +67,7 @@ export class LinuxAioEngine implements Engine {
   readonly depth: number
   readonly completionFd: number
   systemCalls = 0
+  readonly #ownsCompletionFd: boolean
   readonly #fd: number
   readonly #bufferedFd: number
   readonly #thread: BlockingThread
@@ -81,27 +88,29 @@ export class LinuxAioEngine implements Engine {
    * it has come when io_submit returns, and the eventfd would wake the loop once more, for nothing.
    */
   #transferFlags: number
+  readonly #transferRwFlags: number
   #unannounced = 0
   /** The file system refuses FDSYNC (Linux before 4.18): flushes are blocking calls too. */
   #flushBlocks = false
   #closed = false
 
   /** @throws LinuxError such as EAGAIN, ENOSYS */
-  constructor ({ fd, depth, bufferedFd = fd, sharedRing = true }: LinuxAioOptions) {
+  constructor ({ fd, depth, bufferedFd = fd, sharedRing = true, completionFd, noWait = false, inFlightMax = depth }: LinuxAioOptions) {
     this.#fd = fd
     this.#bufferedFd = bufferedFd
     this.depth = depth
     this.#transferFlags = isDirect(fd) ? IOCB_FLAG_RESFD : 0
-    this.completionFd = eventfd()
+    this.#transferRwFlags = noWait ? RWF_NOWAIT : 0
+    this.#ownsCompletionFd = completionFd === undefined
+    this.completionFd = completionFd ?? eventfd()
     this.#thread = new BlockingThread(this.completionFd)
     this.#memory = new NativeMemory(depth * (IOCB_BYTES + 8) + EVENT_BYTES)
     this.#pointersAddress = this.#memory.address + depth * IOCB_BYTES
     this.#eventAddress = this.#pointersAddress + depth * 8
-    const result = ioSetup(depth, this.#memory.address)
+    const result = ioSetup(inFlightMax, this.#memory.address)
     if (result < 0) {
-      this.#memory.close()
-      close(this.completionFd)
-      throw setupError(-result, depth)
+      this.#giveBack()
+      throw setupError(-result, inFlightMax)
     }
     this.#context = this.#memory.getUint64(0)
     const context = this.#context
@@ -172,7 +181,7 @@ export class LinuxAioEngine implements Engine {
     const flags = table.flags[id]!
     u32[block + FILE] = (flags & REQUEST_BUFFERED) !== 0 ? this.#bufferedFd : this.#fd
     u32[block + FLAGS] = this.#transferFlags
-    u32[block + RW_FLAGS] = !reads && (flags & REQUEST_DURABLE) !== 0 ? RWF_DSYNC : 0
+    u32[block + RW_FLAGS] = !reads && (flags & REQUEST_DURABLE) !== 0 ? this.#transferRwFlags | RWF_DSYNC : this.#transferRwFlags
     if (table.count[id] === 1) {
       u32[block + OPCODE] = reads ? IOCB_CMD_PREAD : IOCB_CMD_PWRITE
       u32[block + BUFFER] = iovecs[first]!
@@ -241,13 +250,17 @@ export class LinuxAioEngine implements Engine {
     // It takes its time, and others wait for this thread.
     ioDestroyInBackground(this.#context)
     this.#thread.close()
-    close(this.completionFd)
-    this.#memory.close()
+    this.#giveBack()
   }
 
   /** The same as `close()`, for `using`. */
   [Symbol.dispose] (): void {
     this.close()
+  }
+
+  #giveBack (): void {
+    if (this.#ownsCompletionFd) close(this.completionFd)
+    this.#memory.close()
   }
 
   #prepareBlocks (): void {
@@ -269,8 +282,8 @@ export class LinuxAioEngine implements Engine {
   }
 }
 
-/** @returns false for a bad descriptor too: its requests say so. */
-function isDirect (fd: number): boolean {
+/** Whether a file was opened with O_DIRECT. @returns false for a bad descriptor too: its requests say so. */
+export function isDirect (fd: number): boolean {
   try {
     return (openFlags(fd) & O_DIRECT) !== 0
   } catch {

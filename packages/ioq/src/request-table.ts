@@ -61,6 +61,8 @@ export class RequestTable {
   readonly count: Uint16Array
   /** Bytes of the segments that are left. */
   readonly remaining: Float64Array
+  /** Requests that were asked for and have not completed yet: the queue counts them. */
+  inFlight = 0
   /** How many requests ended without the kernel's completion ring: see `finish`. */
   finishedCount = 0
   /** These, as a ring: every request is there once at most, so it is never full. */

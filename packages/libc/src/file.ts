@@ -40,6 +40,11 @@ export const FALLOC_FL_ZERO_RANGE = 0x10
 
 /** The write is stable before it returns, as if the file had been opened with O_DSYNC. See `pwritev2(2)`. */
 export const RWF_DSYNC = 0x02
+/**
+ * The transfer does not wait: not for locks, nor for room in the device's queue. It fails with EAGAIN where it would, and with
+ * EOPNOTSUPP where the file or the device cannot tell. See `pwritev2(2)`.
+ */
+export const RWF_NOWAIT = 0x08
 
 /** From the end of the file: `lseek(2)`, as are the next two. */
 export const SEEK_END = 2

@@ -253,7 +253,7 @@ function closeControl (server: ControlServer): void {
 async function giveUpRights (disks: readonly ServedDisk[], { user, sandbox }: ServeCommand): Promise<void> {
   if (user !== undefined) becomeUser(user)
   if (sandbox === undefined) return
-  const ioUring = disks.some(({ server }) => server.plane.engine.name === 'io_uring')
+  const ioUring = disks.some(({ server }) => /\bio_uring\b/.test(server.plane.engine.name))
   const { pathsRestricted, ioUring: left, missing } = await enterSandbox({ ioUring, bestEffort: sandbox === 'best-effort' })
   for (const reason of missing) output.log(`the sandbox goes without ${reason}`)
   output.log(`in a sandbox: ${PATHS[pathsRestricted]}${IO_URING[left]}`)

@@ -82,8 +82,8 @@ Serves a raw disk image to a virtual machine over vhost-user, in the foreground,
   --no-follow          refuse an image whose name is a symbolic link
   --read-only          refuse writes; other readers may use the image meanwhile
   --num-queues=N       queues that the guest may use, 1 to ${QUEUES_MAX} (default 1)
-  --engine=NAME        mapped (for an image on tmpfs), io_uring, linux-aio, sync; auto or no-io_uring: the first of
-                       these that the image and the host allow (default auto)
+  --engine=NAME        mapped (for an image on tmpfs), io_uring+linux-aio (with --direct), io_uring, linux-aio, sync;
+                       auto or no-io_uring: the first of these that the image and the host allow (default auto)
   --threads=N          data-plane threads, 1 to the number of queues (default 1)
   --iothread=NAME      with --config: the disks that name the same thread share it, and say the same of --cpus and
                        --poll-max-us (default threads of the disk's own)
@@ -127,7 +127,7 @@ const CPU_MAX = 1023
 const LOCKS = ['open', 'running'] as const
 /** The first is what `--sandbox` means by itself. */
 const SANDBOXES = ['full', 'best-effort'] as const
-const ENGINES = ['auto', 'no-io_uring', 'mapped', 'io_uring', 'linux-aio', 'sync'] as const
+const ENGINES = ['auto', 'no-io_uring', 'mapped', 'io_uring+linux-aio', 'io_uring', 'linux-aio', 'sync'] as const
 
 /** Options of a disk. */
 const diskFlags = {

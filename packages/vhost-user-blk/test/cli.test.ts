@@ -7,7 +7,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import { HELP } from '../src/options.ts'
-import { killAll, Program, run, WITHOUT_IO_URING } from './support/program.ts'
+import { killAll, Program, run, without } from './support/program.ts'
 import { newImage, newPath } from './support/scratch.ts'
 
 const VIRTIO_BLK_F_RO = 1n << 5n
@@ -387,7 +387,7 @@ test('--fd: a socket that is connected already is served once', async () => {
 })
 
 test('each engine serves', async () => {
-  for (const engine of ['mapped', 'io_uring', 'linux-aio', 'sync'] as const) {
+  for (const engine of ['mapped', 'io_uring+linux-aio', 'io_uring', 'linux-aio', 'sync'] as const) {
     const { socketPath } = place()
     const program = new Program([`--socket-path=${socketPath}`, `--blk-file=${newImage(1 << 20, engine)}`, `--engine=${engine}`])
     await Promise.race([program.seen(/^ready/, 'stdout'), program.ended])
@@ -404,16 +404,34 @@ test('each engine serves', async () => {
 
 test('without io_uring, as in most containers, auto says so and takes the next; asked for by name it is refused', async () => {
   const { socketPath, args } = place()
-  const program = await Program.ready(args, { nodeFlags: WITHOUT_IO_URING })
+  const program = await Program.ready(args, { nodeFlags: without('ioUringSetup') })
   assert.match(program.stdout, /, (linux-aio|sync)\) on /)
   await program.seen(/^vhost-user-blk: using (linux-aio|sync), not io_uring: io_uring_setup .*EPERM.*io_uring is disabled on this host/)
   await writeAndRead(socketPath)
   await program.end()
 
-  const named = new Program([...args, '--engine=io_uring'], { nodeFlags: WITHOUT_IO_URING })
+  const named = new Program([...args, '--engine=io_uring'], { nodeFlags: without('ioUringSetup') })
   assert.equal((await named.ended).status, 1)
   assert.match(named.stderr, /io_uring is disabled on this host/)
 })
+
+for (const [what, call, engine, reason] of [
+  ['io_uring', 'ioUringSetup', 'linux-aio', /io_uring is disabled on this host/], ['Linux AIO', 'ioSetup', 'io_uring', /A seccomp filter forbids it/]
+] as const) {
+  test(`without ${what}, direct I/O is by the other one alone, and the reason is said once`, async () => {
+    const { socketPath, args } = place()
+    const program = new Program([...args, '--direct'], { nodeFlags: without(call) })
+    await Promise.race([program.seen(/^ready/, 'stdout'), program.ended])
+    if (program.stdout === '') return console.log(`note: no direct I/O here: ${program.stderr.trim()}`)
+    assert.ok(program.stdout.includes(`, ${engine})`), program.stdout)
+    await writeAndRead(socketPath)
+    await program.end()
+    const said = program.stderr.split('\n').filter((line) => line.includes(' not io'))
+    assert.equal(said.length, 1, program.stderr)
+    assert.ok(said[0]!.startsWith(`vhost-user-blk: using ${engine}, not io_uring+linux-aio: `))
+    assert.match(said[0]!, reason)
+  })
+}
 
 test('--direct bypasses the page cache', async () => {
   const { socketPath, args } = place()

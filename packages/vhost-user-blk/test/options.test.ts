@@ -77,8 +77,8 @@ test('threads are not more than queues, and lists have an item for each', () => 
 })
 
 test('each engine is known by its name', () => {
-  for (const engine of ['auto', 'no-io_uring', 'mapped', 'io_uring', 'linux-aio', 'sync']) assert.equal(options(...least, `--engine=${engine}`).engine, engine)
-  assert.equal(refusal(...least, '--engine=threads'), 'no engine is called threads: use auto, no-io_uring, mapped, io_uring, linux-aio, sync.')
+  for (const engine of ['auto', 'no-io_uring', 'mapped', 'io_uring+linux-aio', 'io_uring', 'linux-aio', 'sync']) assert.equal(options(...least, `--engine=${engine}`).engine, engine)
+  assert.equal(refusal(...least, '--engine=threads'), 'no engine is called threads: use auto, no-io_uring, mapped, io_uring+linux-aio, io_uring, linux-aio, sync.')
 })
 
 test('an image is needed', () => {
@@ -190,7 +190,7 @@ test('a sandbox is full unless the best effort is asked for, and leaves io_uring
   assert.equal(refusal(...least, '--sandbox=some'), '--sandbox takes nothing, or best-effort: not "some".')
   assert.equal(options(...least, '--sandbox').engine, 'no-io_uring')
   assert.equal(options(...least, '--sandbox', '--engine=auto').engine, 'no-io_uring')
-  for (const engine of ['mapped', 'io_uring', 'sync']) assert.equal(options(...least, '--sandbox', `--engine=${engine}`).engine, engine)
+  for (const engine of ['mapped', 'io_uring+linux-aio', 'io_uring', 'sync']) assert.equal(options(...least, '--sandbox', `--engine=${engine}`).engine, engine)
 })
 
 test('a user to become is looked up at once', () => {

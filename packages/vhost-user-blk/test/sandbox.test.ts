@@ -79,7 +79,7 @@ sandboxTest('a disk of a file of its own is served as well', async () => {
   assert.ok(readFileSync(image).every((byte) => byte === 0))
 })
 
-for (const engine of ['mapped', 'linux-aio', 'sync', 'io_uring'] as const) {
+for (const engine of ['mapped', 'linux-aio', 'sync', 'io_uring', 'io_uring+linux-aio'] as const) {
   sandboxTest(`a guest is served, engine: ${engine}: again and again, with discards, a resize and a record of what is in flight`, async () => {
     const { image, socketPath, args } = place(engine)
     // What it takes by itself, of an image on a disk.

@@ -21,6 +21,7 @@ const runs: readonly (readonly [engine: string, depth: number, eventIdx: boolean
   ['io_uring', 32, false, true, '', 8],
   ['io_uring', 1, true, true, '', 8],
   ['linux-aio', 32, true, true, '', 8],
+  ['io_uring+linux-aio', 8, true, false, '', 8],
   ['mapped', 32, true, false, '', 8],
   ['mapped', 32, false, true, 'latency', 8],
   ['mapped', 1, true, true, '', 8],

@@ -262,7 +262,7 @@ for (const engine of ENGINES) {
   test(`${engine}: the guest sees nothing of ${faults.map(([title]) => title).join(', ')}`, async () => {
     const rules = faults.map(([, fault]) => ({ fault, probability: 0.2 }))
     const { plane, guest } = await serve({ path, engine: faulty({ rules, seed: 42 }, engine) })
-    assert.match(plane.engineOf(0)!.name, new RegExp(`faulty ${engine}`))
+    assert.ok(plane.engineOf(0)!.name.startsWith(`faulty ${engine} (`))
     const load = new Load(guest, 16)
     for (let round = 0; round < 20; round++) {
       await load.advance(5)

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { platform } from '@node-vmm/libc'
 
 const root = fileURLToPath(new URL('../../../..', import.meta.url))
 const cli = fileURLToPath(new URL('../../dist/cli.js', import.meta.url))
@@ -8,8 +9,10 @@ const LIMIT_MS = 100_000
 
 if (!existsSync(cli)) spawnSync(process.execPath, ['tools/setup.mjs'], { cwd: root, stdio: 'inherit' })
 
-/** Flags for Node that keep io_uring from the program, as container runtimes do. */
-export const WITHOUT_IO_URING = ['--import', fileURLToPath(new URL('./without-io-uring.mjs', import.meta.url))]
+/** Flags for Node that keep a system call from the program, as container runtimes do with `io_uring_setup`. */
+export function without (call: 'ioUringSetup' | 'ioSetup'): string[] {
+  return ['--import', new URL(`./without-system-call.mjs?${platform().syscalls[call]}`, import.meta.url).href]
+}
 
 export interface Ended {
   readonly status: number | null

@@ -2,7 +2,7 @@ import type { EngineName } from '@node-vmm/ioq'
 import { Scratch } from './image.ts'
 
 /** All of them. */
-export const ENGINES: readonly EngineName[] = ['mapped', 'io_uring', 'linux-aio', 'sync']
+export const ENGINES: readonly EngineName[] = ['mapped', 'io_uring+linux-aio', 'io_uring', 'linux-aio', 'sync']
 
 // Files for temporary use may be in memory, too.
 const [onDisk, inMemory] = [new Scratch(process.env.TMPDIR ?? '/var/tmp'), new Scratch('/dev/shm')]

@@ -1,11 +1,11 @@
-// Has the kernel refuse io_uring_setup to this process from now on, by a seccomp filter.
+// Has the kernel refuse a system call to this process from now on, by a seccomp filter: the one whose number is in this module's URL.
 import { createRequire } from 'node:module'
 
 const PR_SET_SECCOMP = 22
 const PR_SET_NO_NEW_PRIVS = 38
 const SECCOMP_MODE_FILTER = 2
-const IO_URING_SETUP = 425
 const EPERM = 1
+const number = Number(new URL(import.meta.url).search.slice(1))
 
 const koffi = createRequire(new URL('../../../libc/package.json', import.meta.url))('koffi')
 const prctl = koffi.load('libc.so.6').func('int prctl(int option, unsigned long a, void *b, unsigned long c, unsigned long d)')
@@ -17,7 +17,7 @@ const instruction = (index, code, jumps, value) => {
   filter.setUint32(8 * index + 4, value, true)
 }
 instruction(0, 0x20, 0, 0) // load the system call's number
-instruction(1, 0x15, 0x0100, IO_URING_SETUP) // if it is another, skip one
+instruction(1, 0x15, 0x0100, number) // if it is another, skip one
 instruction(2, 0x06, 0, 0x00050000 | EPERM) // fail with EPERM
 instruction(3, 0x06, 0, 0x7fff0000) // allow
 
