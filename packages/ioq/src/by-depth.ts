@@ -11,7 +11,7 @@ import { READ, type RequestTable, WRITE } from './request-table.ts'
 //   EAGAIN is, and goes to the deep one then: it was no calm submission.
 
 /** Requests in flight that are few. */
-const SHALLOW = 16
+const SHALLOW = 8
 /** Submissions with no more in flight than that before the shallow engine is used: others only pass by there. */
 const CALM = 8
 
@@ -38,7 +38,7 @@ export class ByDepthEngine implements Engine {
    * Owns both engines.
    *
    * @param shallow announces by the `completionFd` of the other one, and ends with EAGAIN or EOPNOTSUPP what it could not do
-   * without waiting. It gets reads and writes without flags only, and up to 16 of them.
+   * without waiting. It gets reads and writes without flags only, and up to 8 of them.
    */
   constructor (deep: Engine, shallow: Engine) {
     this.name = `${deep.name}+${shallow.name}`
