@@ -39,10 +39,10 @@ export interface Subject {
   kill (): Promise<void>
 }
 
-/** The built program, as users start it. */
+/** The built program, as users start it, past the page cache. */
 export async function program (folder: string): Promise<Subject> {
   const [image, socketPath] = [newImage(folder), join(folder, 'vhost.sock')]
-  const running: Running = await startOurs(socketPath, { image, queues: QUEUES, flags: [`--threads=${THREADS}`, '--packed', '--in-order'] })
+  const running: Running = await startOurs(socketPath, { image, direct: true, queues: QUEUES, flags: [`--threads=${THREADS}`, '--packed', '--in-order'] })
   return {
     name: 'the program',
     pid: running.pid,

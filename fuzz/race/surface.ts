@@ -38,10 +38,11 @@ const REGIONS = [
   { guestAddress: READ_ONLY, size: READ_ONLY_BYTES, readOnly: true }
 ]
 
+const BY_DEPTH: DiskOptions = { engine: 'io_uring+linux-aio', discardSegments: 4 }
 const URING: DiskOptions = { engine: 'io_uring', discardSegments: 4 }
 const MAPPED: DiskOptions = { engine: 'mapped', discardSegments: 4 }
 /** The engines that serve guests; of Linux AIO, which takes its time to end a queue, also without what a thread of its own does. */
-const DISKS: readonly DiskOptions[] = [URING, URING, URING, MAPPED, MAPPED, { engine: 'linux-aio', discardSegments: 0 }, { engine: 'linux-aio', discardSegments: 4 }]
+const DISKS: readonly DiskOptions[] = [BY_DEPTH, URING, URING, MAPPED, MAPPED, { engine: 'linux-aio', discardSegments: 0 }, { engine: 'linux-aio', discardSegments: 4 }]
 
 /** A step ends after so many requests, or broken rings; on a machine that has no time for it, after a while. */
 const ANSWERS = 500
