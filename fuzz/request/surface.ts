@@ -48,7 +48,7 @@ const DISKS: readonly DiskOptions[] = [
   { engine: 'linux-aio', discardSegments: 1 },
   { engine: 'sync', discardSegments: 4 },
   { engine: 'io_uring', discardSegments: 4, onDisk: true },
-  { engine: 'io_uring', discardSegments: 4, direct: true, onDisk: true },
+  { engine: 'io_uring+linux-aio', discardSegments: 4, direct: true, onDisk: true },
   { engine: 'linux-aio', discardSegments: 4, direct: true, onDisk: true }
 ]
 const FAST_DISKS = 5
