@@ -7,7 +7,7 @@ import { compileAfterBoot } from './compiling.ts'
 import { Controls, countersOf } from './control.ts'
 import { ask, describe } from './control-client.ts'
 import { ControlServer } from './control-server.ts'
-import { type Command, HELP, type NamedDisk, type NamedThread, parseCommand, UsageError } from './options.ts'
+import { type Command, HELP, type NamedDisk, type NamedThread, parseCommand, UsageError, usesIoUring } from './options.ts'
 import { filedLine, Output } from './output.ts'
 import { RateMeter } from './rates.ts'
 import { becomeUser, enterSandbox } from './sandbox.ts'
@@ -253,7 +253,7 @@ function closeControl (server: ControlServer): void {
 async function giveUpRights (disks: readonly ServedDisk[], { user, sandbox }: ServeCommand): Promise<void> {
   if (user !== undefined) becomeUser(user)
   if (sandbox === undefined) return
-  const ioUring = disks.some(({ server }) => /\bio_uring\b/.test(server.plane.engine.name))
+  const ioUring = disks.some(({ server }) => usesIoUring(server.plane.engine.name))
   const { pathsRestricted, ioUring: left, missing } = await enterSandbox({ ioUring, bestEffort: sandbox === 'best-effort' })
   for (const reason of missing) output.log(`the sandbox goes without ${reason}`)
   output.log(`in a sandbox: ${PATHS[pathsRestricted]}${IO_URING[left]}`)

@@ -128,6 +128,7 @@ const LOCKS = ['open', 'running'] as const
 /** The first is what `--sandbox` means by itself. */
 const SANDBOXES = ['full', 'best-effort'] as const
 const ENGINES = ['auto', 'no-io_uring', 'mapped', 'io_uring+linux-aio', 'io_uring', 'linux-aio', 'sync'] as const
+const IO_URING_ENGINES: readonly string[] = ['io_uring+linux-aio', 'io_uring'] satisfies readonly (typeof ENGINES[number])[]
 
 /** Options of a disk. */
 const diskFlags = {
@@ -323,6 +324,11 @@ function imageOptions (values: Values, sandboxed: boolean): Pick<ServeOptions, '
     // io_uring's operations pass by every filter of system calls: who wants both has to say so.
     engine: sandboxed && engine === 'auto' ? 'no-io_uring' : engine
   }
+}
+
+/** Whether the engine that a disk reports needs io_uring. A disk of one's own reports the URL of its module, whatever is in that. */
+export function usesIoUring (engine: string): boolean {
+  return IO_URING_ENGINES.includes(engine)
 }
 
 function parseControl (args: readonly string[]): Command {

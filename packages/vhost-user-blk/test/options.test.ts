@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
 import { test } from 'uvu'
-import { type Command, HELP, parseCommand, UsageError } from '../src/options.ts'
+import { type Command, HELP, parseCommand, UsageError, usesIoUring } from '../src/options.ts'
 import type { ServeOptions } from '../src/serve.ts'
 import { newPath } from './support/scratch.ts'
 
@@ -79,6 +79,12 @@ test('threads are not more than queues, and lists have an item for each', () => 
 test('each engine is known by its name', () => {
   for (const engine of ['auto', 'no-io_uring', 'mapped', 'io_uring+linux-aio', 'io_uring', 'linux-aio', 'sync']) assert.equal(options(...least, `--engine=${engine}`).engine, engine)
   assert.equal(refusal(...least, '--engine=threads'), 'no engine is called threads: use auto, no-io_uring, mapped, io_uring+linux-aio, io_uring, linux-aio, sync.')
+})
+
+// A sandbox leaves io_uring to those that do.
+test('a module in a folder called io_uring does not use io_uring', () => {
+  for (const engine of ['io_uring', 'io_uring+linux-aio']) assert.equal(usesIoUring(engine), true)
+  for (const engine of ['mapped', 'linux-aio', 'sync', 'file:///srv/io_uring/disk.mjs', 'file:///srv/io_uring+linux-aio']) assert.equal(usesIoUring(engine), false)
 })
 
 test('an image is needed', () => {
