@@ -89,9 +89,15 @@ const makers: Readonly<Record<EngineName, (options: EngineOptions) => Engine>> =
  * hands each request to a kernel thread; Linux AIO does it at once. Where it is asynchronous too, with O_DIRECT, it helps io_uring out.
  */
 function candidates (selection: EngineSelection, fd: number): readonly EngineName[] {
-  if (isInMemory(fd)) return selection === 'auto' ? ['mapped', 'linux-aio', 'io_uring', 'sync'] : ['mapped', 'linux-aio', 'sync']
-  if (selection !== 'auto') return ['linux-aio', 'sync']
-  return isDirect(fd) ? ['io_uring+linux-aio', 'io_uring', 'linux-aio', 'sync'] : ['io_uring', 'linux-aio', 'sync']
+  const names: readonly EngineName[] = isInMemory(fd)
+    ? ['mapped', 'linux-aio', 'io_uring', 'sync']
+    : [...(isDirect(fd) ? ['io_uring+linux-aio'] as const : []), 'io_uring', 'linux-aio', 'sync']
+  return selection === 'auto' ? names : names.filter((name) => !parts(name).includes('io_uring'))
+}
+
+/** The engines that one is made of: itself, or both. */
+function parts (name: EngineName): string[] {
+  return name.split('+')
 }
 
 /**
@@ -110,8 +116,9 @@ export function openEngine (name: EngineSelection | EngineName, options: EngineO
       rejected.push({ engine: candidate, reason })
     } catch (error) {
       const reason = (error as Error).message
-      // What keeps one from having two engines may keep one from having either.
-      if (!rejected.some((other) => other.reason === reason)) rejected.push({ engine: candidate, reason })
+      // What keeps one from having two engines together was a reason against one of them.
+      const isKnown = rejected.some((other) => other.reason === reason && parts(other.engine).includes(candidate))
+      if (!isKnown) rejected.push({ engine: candidate, reason })
     }
   }
   throw new IoQueueError('ERR_IO_QUEUE_NO_ENGINE',

@@ -181,7 +181,7 @@ export class LinuxAioEngine implements Engine {
     const flags = table.flags[id]!
     u32[block + FILE] = (flags & REQUEST_BUFFERED) !== 0 ? this.#bufferedFd : this.#fd
     u32[block + FLAGS] = this.#transferFlags
-    u32[block + RW_FLAGS] = !reads && (flags & REQUEST_DURABLE) !== 0 ? this.#transferRwFlags | RWF_DSYNC : this.#transferRwFlags
+    u32[block + RW_FLAGS] = this.#transferRwFlags | (!reads && (flags & REQUEST_DURABLE) !== 0 ? RWF_DSYNC : 0)
     if (table.count[id] === 1) {
       u32[block + OPCODE] = reads ? IOCB_CMD_PREAD : IOCB_CMD_PWRITE
       u32[block + BUFFER] = iovecs[first]!

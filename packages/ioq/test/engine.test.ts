@@ -3,12 +3,12 @@ import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { suite } from 'uvu'
 import { ftruncate, LinuxError } from '@node-vmm/libc'
-import { FileMap, IoQueue, IoUringEngine, LinuxAioEngine, MappedEngine, openEngine, SyncEngine, type Engine } from '@node-vmm/ioq'
+import { ByDepthEngine, FileMap, IoQueue, IoUringEngine, LinuxAioEngine, MappedEngine, openEngine, SyncEngine, type Engine } from '@node-vmm/ioq'
 import { FaultyEngine } from '@node-vmm/ioq/testing'
 import { eventually } from '../../../test/support/eventually.ts'
 import { runWithFewDescriptors } from '../../../test/support/few-descriptors.ts'
 import { whyNotMap } from '../src/first-use.ts'
-import { scratchFile } from './support.ts'
+import { engineNames, scratchFile } from './support.ts'
 
 const test = suite('engines')
 let file: ReturnType<typeof scratchFile>
@@ -113,9 +113,9 @@ test('opening and closing leaks no descriptors and no mappings', async () => {
   const firstFd = scratchFile('/dev/shm')
   firstFd.remove()
   for (let round = 0; round < 50; round++) {
-    for (const make of [MappedEngine, IoUringEngine, LinuxAioEngine, SyncEngine]) {
+    for (const name of engineNames) {
       try {
-        new IoQueue({ fd: file.fd, depth: 256, engine: new make({ fd: file.fd, depth: 256 }), onComplete: () => {} }).close()
+        new IoQueue({ fd: file.fd, depth: 256, engine: openEngine(name, { fd: file.fd, depth: 256 }).engine, onComplete: () => {} }).close()
       } catch (error) {
         if (!(error instanceof LinuxError)) throw error
       }
@@ -129,11 +129,12 @@ test('opening and closing leaks no descriptors and no mappings', async () => {
 
 test('an engine can be disposed of, a faulty one with the one below', () => {
   const before = readdirSync('/proc/self/fd').length
-  for (const make of [MappedEngine, IoUringEngine, LinuxAioEngine, SyncEngine]) {
+  const options = { fd: file.fd, depth: 4 }
+  const classes = [MappedEngine, IoUringEngine, LinuxAioEngine, SyncEngine].map((make) => () => new make(options))
+  for (const make of [...classes, () => ByDepthEngine.open(options)]) {
     try {
-      const engine = new make({ fd: file.fd, depth: 4 })
-      engine[Symbol.dispose]()
-      new FaultyEngine(new make({ fd: file.fd, depth: 4 }), { rules: [] })[Symbol.dispose]()
+      make()[Symbol.dispose]()
+      new FaultyEngine(make(), { rules: [] })[Symbol.dispose]()
     } catch (error) {
       if (!(error instanceof LinuxError)) throw error
     }

@@ -4,7 +4,8 @@ import { close, NativeMemory, O_CREAT, O_RDWR, O_TRUNC, open } from '@node-vmm/l
 import { IoQueue, openEngine, type EngineName, type IoQueueOptions } from '@node-vmm/ioq'
 import { FaultyEngine, type FaultPlan } from '@node-vmm/ioq/testing'
 
-const engineNames: readonly EngineName[] = ['mapped', 'io_uring+linux-aio', 'io_uring', 'linux-aio', 'sync']
+/** All of them. */
+export const engineNames: readonly EngineName[] = ['mapped', 'io_uring+linux-aio', 'io_uring', 'linux-aio', 'sync']
 
 /** The engines that can be had here for a file in memory. */
 export function availableEngines (): EngineName[] {
