@@ -36,6 +36,12 @@ interface Running {
   server: Server | undefined
 }
 
+/** Cases, and the processes that serve them, from the first round to the last. */
+interface Setup {
+  readonly cases: readonly Case[]
+  readonly running: readonly Running[]
+}
+
 /** One run of the benchmark. */
 export class Run {
   readonly results: Results
@@ -78,13 +84,8 @@ export class Run {
     const { results } = this
     if (results.cases.length === 0) throw new Error('no case is left to measure')
     this.#makeImages()
-    const setups = new Map<string, Case[]>()
-    for (const which of results.cases) setups.set(setupOf(which), [...setups.get(setupOf(which)) ?? [], which])
     await this.#warmUp()
-    for (; results.rounds < this.#options.rounds && this.#hasTime(); results.rounds++) {
-      for (const cases of setups.values()) await this.#round(cases)
-      results.seconds = this.#seconds()
-    }
+    await this.#rounds(await this.#setups())
     if (results.rounds < this.#options.rounds) results.notes.push(`only ${results.rounds} rounds: a run takes ${MINUTES_MAX} minutes at most`)
     await this.#countCalls()
     if (!this.#options.quick) await this.#countCollections()
@@ -99,21 +100,37 @@ export class Run {
     for (const image of this.#images.values()) rmSync(image, { force: true })
   }
 
-  /** All servers of a setup, then all cases, each with one server after the other, of which another one is the first in each round. */
-  async #round (cases: readonly Case[]): Promise<void> {
-    const round = this.results.rounds
-    const running = await this.#start(cases[0], round)
-    const first = round % running.length
+  async #setups (): Promise<Setup[]> {
+    const setups = new Map<string, Case[]>()
+    for (const which of this.results.cases) setups.set(setupOf(which), [...setups.get(setupOf(which)) ?? [], which])
+    const started: Setup[] = []
+    for (const cases of setups.values()) started.push({ cases, running: await this.#start(cases[0]) })
+    return started
+  }
+
+  async #rounds (setups: readonly Setup[]): Promise<void> {
+    const { results } = this
+    if (!this.#options.quick) for (const setup of setups) await this.#round(setup, 'all is run once, before it is measured', () => {})
+    const began = this.#seconds()
+    for (; results.rounds < this.#options.rounds && this.#hasTime(began); results.rounds++) {
+      const round = results.rounds
+      for (const setup of setups) {
+        await this.#freshStarts(setup, round)
+        await this.#round(setup, `round ${round + 1}`, (which, kind, sample) => { this.#measured(which, kind).samples[round] = sample })
+      }
+      results.seconds = this.#seconds()
+    }
+    for (const setup of setups) await this.#stop(setup)
+  }
+
+  /** All cases, each with one server after the other, of which another one is the first in each round. */
+  async #round ({ cases, running }: Setup, label: string, keep: (which: Case, kind: ServerKind, sample: LoadSample | undefined) => void): Promise<void> {
+    const first = this.results.rounds % running.length
     const inTurn = [...running.slice(first), ...running.slice(0, first)]
     for (const which of cases) {
-      this.#progress(`round ${round + 1}: ${which.name}`)
-      for (const one of inTurn) {
-        if (!one.kind.serves(which)) continue
-        const measured = this.#measured(which, one.kind)
-        measured.samples[round] = await this.#sample(which, one)
-      }
+      this.#progress(`${label}: ${which.name}`)
+      for (const one of inTurn) if (one.kind.serves(which)) keep(which, one.kind, await this.#sample(which, one))
     }
-    await this.#stop(cases[0], running)
   }
 
   async #sample (which: Case, one: Running): Promise<LoadSample | undefined> {
@@ -138,20 +155,29 @@ export class Run {
     }
   }
 
-  async #start (which: Case, round: number): Promise<Running[]> {
+  async #start (which: Case): Promise<Running[]> {
     const running: Running[] = []
     for (const kind of this.#servers.filter((candidate) => this.#serves(candidate, which))) {
       const one: Running = { kind, place: this.#place(which), server: undefined }
       running.push(one)
+      await this.#restart(which, one)
+      await this.#warmServer(which, one)
+    }
+    return running
+  }
+
+  /** How soon servers are ready, and how fast they are then: each is started for that alone. */
+  async #freshStarts ({ cases: [which], running }: Setup, round: number): Promise<void> {
+    for (const { kind } of running) {
       if (kind.command === undefined) continue
+      const one: Running = { kind, place: this.#place(which), server: undefined }
       await this.#restart(which, one)
       if (one.server === undefined) continue
       const start = this.#startOf(which, kind)
       start.readyAfter.push(one.server.readyAfter)
       if (which.backing === 'tmpfs' && which.queues === 1 && !which.growth) start.first.push(...await this.#firstRequests(which, one, round))
-      await this.#warmServer(which, one)
+      await one.server.stop()
     }
-    return running
   }
 
   async #firstRequests (which: Case, one: Running, round: number): Promise<LoadSample[]> {
@@ -183,7 +209,7 @@ export class Run {
     }
   }
 
-  async #stop (which: Case, running: readonly Running[]): Promise<void> {
+  async #stop ({ cases: [which], running }: Setup): Promise<void> {
     for (const { kind, server } of running) {
       if (server === undefined) continue
       if (server.alive) this.#startOf(which, kind).memory.push(residentMemory(server.pid))
@@ -323,9 +349,10 @@ export class Run {
       () => ({ server: kind.name, setup, disks: which.disks, readyAfter: [], first: [], memory: [] }))
   }
 
-  #hasTime (): boolean {
+  /** @param began when the first round did, in seconds of this run */
+  #hasTime (began: number): boolean {
     const { rounds } = this.results
-    return rounds === 0 || this.#seconds() * (rounds + 1) / rounds < MINUTES_MAX * 60
+    return rounds === 0 || began + (this.#seconds() - began) * (rounds + 1) / rounds < MINUTES_MAX * 60
   }
 
   #seconds (): number {
