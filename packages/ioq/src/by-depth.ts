@@ -96,6 +96,10 @@ export class ByDepthEngine implements Engine {
     return this.#deep.unannounced === true || this.#shallow.unannounced === true
   }
 
+  announce (wanted: boolean): boolean {
+    return this.#deep.announce?.(wanted) === true
+  }
+
   hasCompletions (): boolean {
     return this.#shallow.hasCompletions?.() === true || this.#deep.hasCompletions?.() === true
   }

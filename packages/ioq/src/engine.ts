@@ -42,6 +42,13 @@ export interface Engine {
   /** Whether `reap` would find something, told without a system call: for those who poll. @default never told */
   hasCompletions? (): boolean
   /**
+   * Whether completions are to make `completionFd` readable from now on: not for who is awake, and reaps anyway. What was
+   * announced before stays so. @default all of them do, always
+   *
+   * @returns whether there are some now of which there may have been no word, where it is wanted again
+   */
+  announce? (wanted: boolean): boolean
+  /**
    * Requests are with the kernel whose completion will not make `completionFd` readable: the queue does. An engine around
    * another one hands this on. @default none are
    */

@@ -153,6 +153,8 @@ export class IoQueue {
   /** A request was queued again since the last submit: nobody but the queue knows. */
   #continues = false
   #ownSystemCalls = 0
+  /** Completions are not announced for now. */
+  #isQuiet = false
   #lost: number | undefined
 
   /**
@@ -322,6 +324,24 @@ export class IoQueue {
   /** Whether `reap` has something to do, told without a system call; false where the engine cannot tell. For those who poll. */
   get hasCompletions (): boolean {
     return this.#table.finishedCount > 0 || this.#engine.hasCompletions?.() === true
+  }
+
+  /** Asks for no word on `completionFd`, for who is awake and reaps anyway. A hint: some may still come. */
+  disableNotification (): void {
+    if (this.#isQuiet || this.#engine.announce === undefined) return
+    this.#isQuiet = true
+    this.#engine.announce(false)
+  }
+
+  /**
+   * Asks for word on `completionFd` again, before waiting for it: as it is in the beginning.
+   *
+   * @returns `'more'` when `reap` has something to do of which there may have been no word: do not wait.
+   */
+  enableNotification (): 'empty' | 'more' {
+    if (!this.#isQuiet) return 'empty'
+    this.#isQuiet = false
+    return this.#engine.announce!(true) ? 'more' : 'empty'
   }
 
   #submitAll (): void {

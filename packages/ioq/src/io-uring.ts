@@ -1,5 +1,5 @@
 import {
-  close, errno, eventfd, IO_URING_CQE_BYTES, IO_URING_PARAMS_BYTES, IO_URING_SQE_BYTES, IORING_ENTER_GETEVENTS,
+  close, errno, eventfd, IORING_CQ_EVENTFD_DISABLED, IO_URING_CQE_BYTES, IO_URING_PARAMS_BYTES, IO_URING_SQE_BYTES, IORING_ENTER_GETEVENTS,
   IORING_FEAT_RW_CUR_POS, IORING_FEAT_SINGLE_MMAP, IORING_FSYNC_DATASYNC, IORING_OFF_CQ_RING, IORING_OFF_SQ_RING,
   IORING_OFF_SQES, IORING_OP_FALLOCATE, IORING_OP_FSYNC, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE,
   IORING_OP_WRITEV, IORING_REGISTER_EVENTFD, IORING_SETUP_COOP_TASKRUN, IORING_SETUP_SINGLE_ISSUER,
@@ -35,6 +35,7 @@ const OFF_MASK = 2
 const OFF_SQ_FLAGS = 4
 const OFF_SQ_ARRAY = 6
 const OFF_CQES = 5
+const OFF_CQ_FLAGS = 6
 
 // struct io_uring_sqe in words.
 const SQE_WORDS = IO_URING_SQE_BYTES / 4
@@ -78,6 +79,8 @@ export class IoUringEngine implements Engine {
   readonly #cqHead: number
   readonly #cqTail: number
   readonly #cqMask: number
+  /** 0 before Linux 5.8, which has no flags there. */
+  readonly #cqFlags: number
   readonly #completions: number
   /** The next completion to hand out: how far `#cqHead` was read, if not told yet. */
   #reaped = 0
@@ -104,6 +107,7 @@ export class IoUringEngine implements Engine {
     this.#cqHead = params[CQ_OFFSETS + OFF_HEAD]! / 4
     this.#cqTail = params[CQ_OFFSETS + OFF_TAIL]! / 4
     this.#cqMask = cq[params[CQ_OFFSETS + OFF_MASK]! / 4]!
+    this.#cqFlags = params[CQ_OFFSETS + OFF_CQ_FLAGS]! / 4
     this.#completions = params[CQ_OFFSETS + OFF_CQES]! / 4
     // The submission queue is a ring of indices of entries; ours are always in order.
     for (let index = 0; index <= this.#sqMask; index++) sq[params[SQ_OFFSETS + OFF_SQ_ARRAY]! / 4 + index] = index
@@ -187,6 +191,11 @@ export class IoUringEngine implements Engine {
     entries[entry + SQE_OFFSET] = offset >>> 0
     entries[entry + SQE_OFFSET + 1] = offset / 0x100000000
     entries[entry + SQE_FLAGS] = !reads && (flags & REQUEST_DURABLE) !== 0 ? RWF_DSYNC : 0
+  }
+
+  announce (wanted: boolean): boolean {
+    if (this.#cqFlags !== 0) Atomics.store(this.#cq, this.#cqFlags, wanted ? 0 : IORING_CQ_EVENTFD_DISABLED)
+    return wanted && this.hasCompletions()
   }
 
   hasCompletions (): boolean {

@@ -15,6 +15,8 @@ class Fake implements Engine {
   readonly completionFd: number
   systemCalls = 0
   closed = false
+  /** What was wanted of its announcements. */
+  readonly announced: boolean[] = []
   /** What it was given and has not completed. */
   readonly ids: number[] = []
   /** Of the next submission. */
@@ -37,6 +39,11 @@ class Fake implements Engine {
     if (refuses !== undefined) return refuses
     this.ids.push(...ids.subarray(from, from + count))
     return count
+  }
+
+  announce (wanted: boolean): boolean {
+    this.announced.push(wanted)
+    return wanted && this.hasCompletions()
   }
 
   hasCompletions (): boolean {
@@ -168,6 +175,20 @@ for (const [code, again] of [['EAGAIN', true], ['EOPNOTSUPP', false]] as const) 
     assert.deepEqual(write(1), again ? { deep: 0, shallow: 1 } : { deep: 1, shallow: 0 })
   })
 }
+
+test('word of completions is the deep engine\'s to withhold', () => {
+  queue.disableNotification()
+  calm()
+  queueWrites(1)
+  queue.submit()
+  assert.deepEqual(shallow.ids, [0])
+  assert.equal(queue.enableNotification(), 'empty')
+  queue.disableNotification()
+  for (let id = 1; id < 10; id++) queue.readv(id, [{ address: 4096, length: 512 }], 0)
+  queue.submit()
+  assert.equal(queue.enableNotification(), 'more')
+  assert.deepEqual([deep.announced, shallow.announced], [[false, true, false, true], []])
+})
 
 test('an error of a submission is the deep engine\'s word', () => {
   calm()

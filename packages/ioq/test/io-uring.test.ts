@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
-import { O_DIRECT, errno } from '@node-vmm/libc'
+import { O_DIRECT, errno, read } from '@node-vmm/libc'
 import { openEngine } from '@node-vmm/ioq'
 import { Harness, scratchFile } from './support.ts'
 
@@ -56,6 +56,43 @@ add('a refused entry in the middle of a batch is withdrawn from the ring, not se
   }
   assert.equal(queue.completions, 8000)
   assert.equal(queue.submissions, 8000)
+  harness.close()
+  file.remove()
+})
+
+add('completions are announced where that is wanted, and those that were not are told of when it is wanted again', () => {
+  const file = scratchFile(tmpdir())
+  const harness = new Harness('io_uring', file.fd)
+  const { queue, memory, results } = harness
+  const isAnnounced = (): boolean => read(queue.completionFd, memory.address + 4096, 8) > 0
+  const nap = new Int32Array(new SharedArrayBuffer(4))
+  /** A write, until it is complete and system calls have had the kernel post that. */
+  const write = (): boolean => {
+    results.clear()
+    queue.writev(0, [{ address: memory.address, length: 4096 }], 0)
+    queue.submit()
+    let announced = false
+    for (let looks = 0; looks < 5000 && !queue.hasCompletions; looks++) Atomics.wait(nap, 0, 0, 1)
+    for (let looks = 0; looks < 10; looks++) announced = isAnnounced() || announced
+    return announced
+  }
+
+  assert.equal(write(), true)
+  queue.reap()
+  assert.equal(results.get(0), 4096)
+
+  queue.disableNotification()
+  queue.disableNotification()
+  assert.equal(write(), false)
+  assert.equal(queue.enableNotification(), 'more')
+  assert.equal(results.size, 0)
+  queue.reap()
+  assert.equal(results.get(0), 4096)
+  assert.equal(queue.enableNotification(), 'empty')
+
+  queue.disableNotification()
+  assert.equal(queue.enableNotification(), 'empty')
+  assert.equal(write(), true)
   harness.close()
   file.remove()
 })

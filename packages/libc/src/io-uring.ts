@@ -49,6 +49,9 @@ export const IORING_SQ_CQ_OVERFLOW = 1 << 1
 /** Completions wait to be posted: enter the kernel to have them. */
 export const IORING_SQ_TASKRUN = 1 << 2
 
+/** In the flags of the completion queue, set by whoever wants no announcements on the eventfd for now. Linux 5.8. */
+export const IORING_CQ_EVENTFD_DISABLED = 1 << 0
+
 /** Completions are announced on an eventfd: `io_uring_register(2)`. */
 export const IORING_REGISTER_EVENTFD = 4
 /** They no longer are. */

@@ -200,6 +200,7 @@ export class BlockQueue {
   /** The I/O queue says that something is complete. @returns how many requests are */
   onCompletion (): number {
     this.#completed = 0
+    this.ioq.disableNotification()
     this.ioq.reap()
     if (this.ioq.stalled) this.ioq.submit()
     const completed = this.#completed
@@ -214,6 +215,7 @@ export class BlockQueue {
   #takeIn (batches: number): void {
     const vring = this.#vring
     vring.disableNotification()
+    this.ioq.disableNotification()
     this.#lookWhetherMeasured()
     const size = this.#batchSize.begin(batches, vring)
     vring.prefetch(this.#chain.memory, size)

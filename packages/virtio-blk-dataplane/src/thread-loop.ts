@@ -10,6 +10,8 @@ const RETRY_MILLISECONDS = 1
 const NAP = 0.06
 /** Naps in place of a sleep, at most: after a millisecond a deep sleep makes little difference, and whether anything comes is not known. */
 const NAPS_MAX = 16
+/** Times that completions may come while a queue is prepared for a sleep, before others have their turn. */
+const ARM_TRIES = 2
 /** Looks at the rings between two looks at the clock. */
 const LOOKS = 16
 /** Times that polling finds something before epoll is asked too. */
@@ -163,7 +165,10 @@ export class ThreadLoop {
   #sleep (waitsForDisks: boolean): void {
     const naps = waitsForDisks && this.#polling.naps ? NAPS_MAX : 0
     for (let nap = 0; nap < naps; nap++) if (this.poll.poll(NAP) > 0) return
-    this.poll.poll(-1)
+    if (this.poll.poll(-1) > 0) return
+    // A signal. io_uring sends one for completions, and has announced them by now.
+    for (let index = 0; index < this.#served.length; index++) this.#served[index]!.queue.ioq.disableNotification()
+    this.poll.poll(0)
   }
 
   /** How many requests disks have. */
@@ -205,13 +210,22 @@ export class ThreadLoop {
     return found
   }
 
-  /** @returns whether the thread may sleep: every guest will kick */
+  /** @returns whether the thread may sleep: every guest will kick, and every completion is announced */
   #armAll (): boolean {
     let safe = true
     for (let index = 0; index < this.#served.length; index++) {
-      if (!this.#served[index]!.queue.arm()) safe = false
+      if (!this.#arm(this.#served[index]!)) safe = false
     }
     return safe
+  }
+
+  #arm ({ queue, onCompletion }: ServedQueue): boolean {
+    for (let tries = 0; tries < ARM_TRIES; tries++) {
+      if (!queue.arm()) return false
+      if (queue.ioq.enableNotification() === 'empty') return true
+      onCompletion()
+    }
+    return false
   }
 
   #retryStalled (): boolean {
