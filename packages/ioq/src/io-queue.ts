@@ -326,15 +326,15 @@ export class IoQueue {
     return this.#table.finishedCount > 0 || this.#engine.hasCompletions?.() === true
   }
 
-  /** Asks for no word on `completionFd`, for who is awake and reaps anyway. A hint: some may still come. */
+  /** Asks for no word on `completionFd`, for who is awake and reaps anyway. A hint: some may still come. No effect when closed. */
   disableNotification (): void {
-    if (this.#isQuiet || this.#engine.announce === undefined) return
+    if (this.#isQuiet || this.#engine.announce === undefined || this.#lost !== undefined) return
     this.#isQuiet = true
     this.#engine.announce(false)
   }
 
   /**
-   * Asks for word on `completionFd` again, before waiting for it: as it is in the beginning.
+   * Asks for word on `completionFd` again, before waiting for it: as it is in the beginning. No effect when closed.
    *
    * @returns `'more'` when `reap` has something to do of which there may have been no word: do not wait.
    */
@@ -383,6 +383,7 @@ export class IoQueue {
     // A callback may have closed it meanwhile.
     if (this.#lost !== undefined) return this.#lost
     this.#lost = this.#table.inFlight
+    this.#isQuiet = false
     close(this.#zeroes)
     this.#one.close()
     this.#turns?.stopWaiting()

@@ -129,6 +129,15 @@ function conformance (title: string, name: EngineName, directory: string, plan: 
     assert.equal(queue.close(), 0)
   })
 
+  test('closed while it is quiet, it has no word of completions to ask for', () => {
+    const { queue } = harness
+    queue.disableNotification()
+    queue.close()
+    assert.equal(queue.enableNotification(), 'empty')
+    queue.disableNotification()
+    assert.equal(queue.enableNotification(), 'empty')
+  })
+
   test('wakes an epoll by the completion descriptor', () => {
     const epoll = epollCreate()
     const { epollEventBytes } = platform()
