@@ -158,9 +158,8 @@ export class Run {
   async #start (which: Case): Promise<Running[]> {
     const running: Running[] = []
     for (const kind of this.#servers.filter((candidate) => this.#serves(candidate, which))) {
-      const one: Running = { kind, place: this.#place(which), server: undefined }
+      const one = await this.#launch(which, kind)
       running.push(one)
-      await this.#restart(which, one)
       await this.#warmServer(which, one)
     }
     return running
@@ -169,9 +168,7 @@ export class Run {
   /** How soon servers are ready, and how fast they are then: each is started for that alone. */
   async #freshStarts ({ cases: [which], running }: Setup, round: number): Promise<void> {
     for (const { kind } of running) {
-      if (kind.command === undefined) continue
-      const one: Running = { kind, place: this.#place(which), server: undefined }
-      await this.#restart(which, one)
+      const one = await this.#launch(which, kind)
       if (one.server === undefined) continue
       const start = this.#startOf(which, kind)
       start.readyAfter.push(one.server.readyAfter)
@@ -196,6 +193,13 @@ export class Run {
     // Each of many disks has a thread of its own, which compiles for itself.
     const milliseconds = job.milliseconds * (which.disks > 1 || which.backing === 'disk' ? SLOW_WARM_FACTOR : 1)
     await this.#load.run({ ...job, depth: WARM_DEPTH, milliseconds }).catch((error: Error) => this.#note(`warming ${one.kind.name} up: ${error.message}`))
+  }
+
+  /** In a place of its own; without a server where that cannot be had, or the kind is none. */
+  async #launch (which: Case, kind: ServerKind): Promise<Running> {
+    const one: Running = { kind, place: this.#place(which), server: undefined }
+    await this.#restart(which, one)
+    return one
   }
 
   async #restart (which: Case, one: Running): Promise<void> {
@@ -223,8 +227,7 @@ export class Run {
     const [which] = this.results.cases
     const kind = this.#servers.find((candidate) => candidate.command !== undefined && candidate.serves(which))
     if (kind === undefined) return
-    const one: Running = { kind, place: this.#place(which), server: undefined }
-    await this.#restart(which, one)
+    const one = await this.#launch(which, kind)
     await this.#warmServer(which, one)
     await one.server?.stop()
   }
@@ -244,8 +247,7 @@ export class Run {
     for (const which of counted) {
       for (const kind of this.#servers.filter((candidate) => candidate.command !== undefined && candidate.serves(which))) {
         this.#progress(`system calls: ${which.name}`)
-        const one: Running = { kind, place: this.#place(which), server: undefined }
-        await this.#restart(which, one)
+        const one = await this.#launch(which, kind)
         if (one.server === undefined) continue
         await this.#warmServer(which, one)
         try {
@@ -269,8 +271,7 @@ export class Run {
     const auto = this.#servers.find(({ name }) => name === AUTO)
     if (which === undefined || auto === undefined) return
     this.#progress(`garbage collections: ${which.name}`)
-    const one: Running = { kind: tracingCollections(auto), place: this.#place(which), server: undefined }
-    await this.#restart(which, one)
+    const one = await this.#launch(which, tracingCollections(auto))
     const { server } = one
     if (server === undefined) return
     const collections = async (): Promise<number> => {
