@@ -104,6 +104,8 @@ export class SoakGuest {
       const features = await front.getFeatures() & (FEATURES | ring)
       await front.setFeatures(features | TransportFeature.PROTOCOL_FEATURES)
       const guest = new SoakGuest(front, features, options, latencies)
+      // Its server is gone: nothing that it waits for will come.
+      void front.closed.then(() => guest.kill())
       await front.setBackendReqFd(() => { guest.configChanges++ })
       await front.setMemTable(guest.#regions)
       for (const [index, { data }] of guest.#lanes.entries()) await guest.#describe(index, data)
@@ -200,6 +202,7 @@ export class SoakGuest {
 
   /** It is gone, as one that was killed: the socket closes, and whoever waits hears of it. */
   kill (): void {
+    if (this.#isGone) return
     this.#isGone = true
     this.#front.close()
     for (const { watch, waiting } of this.#lanes) {

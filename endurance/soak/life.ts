@@ -33,8 +33,16 @@ export interface Life {
   readonly events: ReadonlyMap<string, number>
 }
 
-/** Lets a server live for so long. @throws as soon as something is not as it must be */
+/** Lets a server live for so long. @throws as soon as something is not as it must be, with the end of what it has printed */
 export async function live (subject: Subject, seconds: number, random: () => number): Promise<Life> {
+  try {
+    return await liveOn(subject, seconds, random)
+  } catch (error) {
+    throw subject.failure((error as Error).message)
+  }
+}
+
+async function liveOn (subject: Subject, seconds: number, random: () => number): Promise<Life> {
   const samples: Sample[] = []
   const events = new Map<string, number>()
   const count = (event: string): void => { events.set(event, (events.get(event) ?? 0) + 1) }

@@ -33,6 +33,8 @@ export interface Subject {
   heap (): Promise<number | undefined>
   /** What it held before the first guest. */
   readonly fresh: readonly string[]
+  /** An error of it, with the end of what it has printed where that is not seen. */
+  failure (what: string): Error
   /** Ends it; it must end well. */
   end (): Promise<void>
   /** Ends it in any case. */
@@ -54,6 +56,7 @@ export async function program (folder: string): Promise<Subject> {
     paused: undefined,
     heap: async () => undefined,
     fresh: footprint(running.pid),
+    failure: (what) => running.failure(`failed: ${what}`),
     end: async () => {
       running.signal('SIGTERM')
       const { status, signal } = await running.ended(END_SECONDS)
@@ -83,6 +86,7 @@ export async function library (folder: string): Promise<Subject> {
     },
     heap: () => commands.ask('heap'),
     fresh: footprint(child.pid!),
+    failure: (what) => new Error(`the library failed: ${what}`),
     end: async () => {
       await commands.ask('close')
       // Nothing else keeps it alive: what it has left over would.

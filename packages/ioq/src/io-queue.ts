@@ -321,9 +321,9 @@ export class IoQueue {
     return completed
   }
 
-  /** Whether `reap` has something to do, told without a system call; false where the engine cannot tell. For those who poll. */
+  /** Whether `reap` has something to do, told without a system call; false where the engine cannot tell, and when closed. For those who poll. */
   get hasCompletions (): boolean {
-    return this.#table.finishedCount > 0 || this.#engine.hasCompletions?.() === true
+    return this.#lost === undefined && (this.#table.finishedCount > 0 || this.#engine.hasCompletions?.() === true)
   }
 
   /** Asks for no word on `completionFd`, for who is awake and reaps anyway. A hint: some may still come. No effect when closed. */

@@ -138,6 +138,12 @@ function conformance (title: string, name: EngineName, directory: string, plan: 
     assert.equal(queue.enableNotification(), 'empty')
   })
 
+  test('closed, it has no completions', () => {
+    const { queue } = harness
+    queue.close()
+    assert.equal(queue.hasCompletions, false)
+  })
+
   test('wakes an epoll by the completion descriptor', () => {
     const epoll = epollCreate()
     const { epollEventBytes } = platform()
