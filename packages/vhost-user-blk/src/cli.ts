@@ -128,7 +128,7 @@ async function withModules ({ disks, sandbox }: ServeCommand): Promise<NamedDisk
 /** @returns what has ended it, unless it was asked to end */
 async function serveWith (command: ServeCommand, atEnd: (close: () => unknown) => void): Promise<Error | undefined> {
   const disks: ServedDisk[] = []
-  compileAfterBoot(() => countersOf(disks).flatMap(({ queues }) => queues).reduce((sum, { requests }) => sum + requests, 0))
+  const connected = compileAfterBoot({ requests: () => requestsOf(disks) })
   const traceFile = await openTraceFile(command)
   if (traceFile !== undefined) atEnd(() => traceFile.close())
   atEnd(() => closeDisks(disks))
@@ -142,6 +142,7 @@ async function serveWith (command: ServeCommand, atEnd: (close: () => unknown) =
       ...options,
       ...(iothread !== undefined && { iothread: shared(iothreads, iothread) }),
       prepareAfter,
+      onSession: connected,
       log,
       latency: command.statsInterval !== undefined || command.metrics !== undefined,
       ...tracing(command, log, traceFile?.sinkOf(disks.length))
@@ -176,6 +177,15 @@ async function serveWith (command: ServeCommand, atEnd: (close: () => unknown) =
     atEnd(() => clearInterval(timer))
   }
   return ended
+}
+
+/** How many were completed. Without all that `countersOf` looks up: it is asked several times a second. */
+function requestsOf (disks: readonly ServedDisk[]): number {
+  let sum = 0
+  for (const { server: { plane } } of disks) {
+    for (let queue = 0; queue < plane.queues; queue++) sum += plane.statistics(queue).requests
+  }
+  return sum
 }
 
 /** The thread of a name: the first disk to name it has it made. */

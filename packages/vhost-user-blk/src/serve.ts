@@ -25,6 +25,8 @@ export interface ServeOptions extends Omit<DataPlaneOptions, 'dataPlane' | 'scsi
    * @default nobody is told
    */
   readonly log?: (line: string) => void
+  /** A front-end has connected. @default nobody is told */
+  readonly onSession?: () => void
   /** Receives a line for each vhost-user message. @default none, at no cost */
   readonly traceMessages?: (line: string) => void
   /**
@@ -72,7 +74,7 @@ export interface Server {
  * `socketPath` and an `fd`, or neither; the signal's reason. Nothing is left open then
  */
 export async function serve (options: ServeOptions): Promise<Server> {
-  const { socketPath, socketMode, socketOwner, fd, traceMessages, onProblem, prepareAfter, signal, ...disk } = options
+  const { socketPath, socketMode, socketOwner, fd, traceMessages, onProblem, onSession, prepareAfter, signal, ...disk } = options
   signal?.throwIfAborted()
   const log = limited(options.log ?? (() => {}))
   let fatal: (error: Error) => void = () => {}
@@ -106,6 +108,7 @@ export async function serve (options: ServeOptions): Promise<Server> {
         faults = 0
         sessions++
         log('a front-end connected')
+        onSession?.()
         // Until the guest's driver has found its disk, its threads have begun. A plane that is being closed needs none.
         Promise.resolve(prepareAfter).then(() => plane.prepare()).catch(() => {})
       },

@@ -4,7 +4,8 @@ import { FrontEnd, FrontEndRequest, OFFERED_PROTOCOL_FEATURES, ProtocolFeature }
 import { BlockDriver } from '@node-vmm/virtio-blk-driver'
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { suite } from 'uvu'
 import { HELP } from '../src/options.ts'
 import { killAll, Program, run, without } from './support/program.ts'
@@ -24,6 +25,14 @@ function place (image = newImage()): { image: string, socketPath: string, args: 
   return { image, socketPath, args: [`--socket-path=${socketPath}`, `--blk-file=${image}`] }
 }
 
+/** How often the threads of a process have gone to sleep. */
+function timesAwake (pid: number): number {
+  return readdirSync(`/proc/${pid}/task`).reduce((sum, thread) => {
+    const status = readFileSync(`/proc/${pid}/task/${thread}/status`, 'utf8')
+    return sum + Number(/^voluntary_ctxt_switches:\s*(\d+)/m.exec(status)![1])
+  }, 0)
+}
+
 async function writeAndRead (socketPath: string): Promise<void> {
   const driver = await BlockDriver.connect({ socketPath })
   await driver.write(8192, PATTERN)
@@ -38,6 +47,18 @@ test('says in one line that it is ready, and nothing else', async () => {
   await program.end()
   assert.equal(program.stdout, `ready: ${image} (1048576 bytes, read-write, 1 queue, sync) on ${socketPath}\n`)
   assert.equal(program.stderr, '')
+})
+
+test('without a guest it sleeps, and is not woken', async () => {
+  const { args } = place()
+  const program = await Program.ready(args)
+  // What was to be done at its start ends some time.
+  for (const deadline = Date.now() + 60_000; ;) {
+    const before = timesAwake(program.process.pid!)
+    await sleep(1500)
+    if (timesAwake(program.process.pid!) === before) return
+    assert.ok(Date.now() < deadline, 'it is woken all the time')
+  }
 })
 
 test('answers --help, --version and --print-capabilities, whatever else is there', async () => {

@@ -136,7 +136,8 @@ test('a resize changes the image and is told to the guest', async () => {
 
 test('sessions and refusals are told', async () => {
   const lines: string[] = []
-  const { socketPath, close } = await start({ log: (line) => lines.push(line), engine: 'sync' })
+  let sessions = 0
+  const { socketPath, close } = await start({ log: (line) => lines.push(line), onSession: () => sessions++, engine: 'sync' })
   const first = new RingFrontEnd(socketPath)
   await first.start()
   await assert.rejects(first.frontEnd.setVringNum(3, 16), VhostUserError)
@@ -153,6 +154,7 @@ test('sessions and refusals are told', async () => {
     'a front-end connected',
     'the session ended: the server closes'
   ])
+  assert.equal(sessions, 2)
 })
 
 test('the threads begin when a front-end connects, before it has a ring', async () => {
