@@ -40,6 +40,14 @@ testWith(ourServer, ...qemu)('an image in memory is copied from and to: a file s
   checkFileSystem(image)
 })
 
+testWith(ourServer, ...qemu)('O_DIRECT: a file system survives its round trip', async () => {
+  const image = blankImage(192)
+  await withServer({ image, engine: 'io_uring+linux-aio', direct: true, queues: 2 }, async ({ socket }) => {
+    await bootQemu({ socket, queues: 2, script: fileSystemRoundTrip({ jobs: 4 }) }).finished()
+  })
+  checkFileSystem(image)
+})
+
 guestTest('a guest finds after its reboot what it wrote before', async () => {
   const image = blankImage(128)
   await withServer({ image, queues: 2 }, async ({ socket }) => {
