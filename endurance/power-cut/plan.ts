@@ -15,12 +15,16 @@ export interface Plan {
   readonly writeThrough: boolean
   readonly packed: boolean
   readonly inOrder: boolean
+  /** Past the page cache. */
+  readonly direct: boolean
   readonly cut: Cut
 }
 
-/** Which engines this host has. */
+/** What this host has. */
 export interface Choices {
   readonly engines: readonly EngineName[]
+  /** Whether it opens files with O_DIRECT. */
+  readonly direct: boolean
   readonly lie?: Lie | undefined
 }
 
@@ -28,7 +32,7 @@ const REQUESTS_MIN = 20
 const REQUESTS_MAX = 400
 
 /** The run of a seed. A disk that lies is one whose power goes, and in the mode that it lies in. */
-export function planOf (seed: number, { engines, lie }: Choices): Plan {
+export function planOf (seed: number, { engines, direct, lie }: Choices): Plan {
   const random = randomNumbers(seed)
   const choose = <Item> (items: readonly Item[]): Item => items[Math.floor(random() * items.length)]!
   const requests = REQUESTS_MIN + Math.floor(random() * (REQUESTS_MAX - REQUESTS_MIN))
@@ -42,6 +46,8 @@ export function planOf (seed: number, { engines, lie }: Choices): Plan {
     writeThrough: random() < 0.25,
     packed: random() < 0.5,
     inOrder: random() < 0.25,
+    // What copies has no disk to go to.
+    direct: random() < 0.5 && direct && cut.engine !== 'mapped',
     cut
   }
   return lie === undefined ? plan : { ...plan, how: 'power', writeThrough: lie === 'forgets durable writes' }

@@ -53,10 +53,10 @@ export async function run (plan: Plan): Promise<Outcome> {
 }
 
 async function start (plan: Plan, path: string, socketPath: string): Promise<Running> {
-  const { how, queues, writeThrough, packed, inOrder, cut } = plan
+  const { how, queues, writeThrough, packed, inOrder, direct, cut } = plan
   if (how === 'process') {
     const flags = [...(writeThrough ? ['--write-through'] : []), ...(packed ? ['--packed'] : []), ...(inOrder ? ['--in-order'] : [])]
-    return await startOurs(socketPath, { image: path, queues, engine: cut.engine, flags })
+    return await startOurs(socketPath, { image: path, queues, direct, engine: cut.engine, flags })
   }
   const job: ServerJob = { plan, path, socketPath }
   const program = fileURLToPath(new URL('./server.ts', import.meta.url))

@@ -11,6 +11,6 @@ export interface ServerJob {
 }
 
 const { plan, path, socketPath } = JSON.parse(process.argv[2]!) as ServerJob
-const { queues, writeThrough, packed, inOrder, cut } = plan
-await serve({ path, socketPath, queues, writeThrough, packed, inOrder, engine: cutting(cut), log: (line) => console.error(line) })
+const { queues, writeThrough, packed, inOrder, direct, cut } = plan
+await serve({ path, socketPath, queues, writeThrough, packed, inOrder, direct, engine: cutting(cut), log: (line) => console.error(line) })
 console.log('ready')

@@ -36,7 +36,7 @@ let flushedLate: ReturnType<VolatileDisk['completedWrites']> = []
 
 const factory: EngineFactory = (options, moduleOptions) => {
   const cut = moduleOptions as Cut
-  disk ??= new VolatileDisk(options.fd)
+  disk ??= new VolatileDisk(options.bufferedFd ?? options.fd)
   return new CuttingEngine(disk.attach(openEngine(cut.engine, options).engine), disk, cut)
 }
 

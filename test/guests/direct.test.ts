@@ -1,10 +1,8 @@
-import { closeSync, constants, openSync } from 'node:fs'
-import { dirname } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { bootUml, uml } from '../support/guest.ts'
-import { blankImage, checkFileSystem } from '../support/image.ts'
-import { type Need, testWith } from '../support/programs.ts'
+import { blankImage, checkFileSystem, directRefused } from '../support/image.ts'
+import { testWith } from '../support/programs.ts'
 import { ourServer, withServer } from '../support/server.ts'
 import { cleanUp } from '../support/temporary.ts'
 import { fileSystemRoundTrip } from './scripts.ts'
@@ -39,19 +37,8 @@ echo 3 >/proc/sys/vm/drop_caches
 [ "$(dd if=/dev/vda bs=512 skip=4093 count=5 | md5sum)" = "$(dd if=/tmp/bytes bs=512 count=5 | md5sum)" ]
 `
 
-/** Tmpfs has it since Linux 6.6. */
-const directIn = (folder: string | undefined): Need => () => {
-  const image = blankImage(1, folder)
-  try {
-    closeSync(openSync(image, constants.O_RDONLY | constants.O_DIRECT))
-    return undefined
-  } catch {
-    return `no O_DIRECT in ${dirname(image)}`
-  }
-}
-
 for (const [name, folder] of [['a disk', undefined], ['tmpfs', '/dev/shm']] as const) {
-  testWith(ourServer, ...uml, directIn(folder))(`O_DIRECT: odd requests for an image on ${name}`, async () => {
+  testWith(ourServer, ...uml, () => directRefused(folder))(`O_DIRECT: odd requests for an image on ${name}`, async () => {
     await withServer({ image: blankImage(32, folder), direct: true }, async ({ socket }) => {
       await bootUml({ socket, script: oddRequests }).finished()
     })

@@ -1,7 +1,7 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { closeSync, constants, openSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { path } from './programs.ts'
 import { temporaryFolder } from './temporary.ts'
 
@@ -11,6 +11,17 @@ export function blankImage (mebibytes: number, folder?: string): string {
   writeFileSync(image, '')
   truncateSync(image, mebibytes * 1024 * 1024)
   return image
+}
+
+/** Why files in a folder cannot be opened with O_DIRECT: tmpfs can since Linux 6.6. */
+export function directRefused (folder?: string): string | undefined {
+  const image = blankImage(1, folder)
+  try {
+    closeSync(openSync(image, constants.O_RDONLY | constants.O_DIRECT))
+    return undefined
+  } catch {
+    return `no O_DIRECT in ${dirname(image)}`
+  }
 }
 
 /** A disk image with an ext4 file system that holds a copy of this folder's files. */
