@@ -29,8 +29,8 @@ export class RegionSpan {
   readonly end: number
   /** What to add to a guest address for the host address. */
   readonly hostOffset: number
-  /** Whether it may be written. */
-  readonly writable: boolean
+  /** Whether it may not be written. */
+  readonly readOnly: boolean
   /** The number of its first window, of all windows of a map. @internal */
   readonly firstWindow: number
 
@@ -39,7 +39,7 @@ export class RegionSpan {
     this.start = guestAddress
     this.end = guestAddress + size
     this.hostOffset = hostAddress - guestAddress
-    this.writable = !readOnly
+    this.readOnly = readOnly
     this.firstWindow = firstWindow
   }
 }
@@ -253,7 +253,7 @@ export class GuestMemory {
    */
   translate (address: number, length: number, write: boolean): number {
     const span = this.find(address)
-    return span === undefined || length > span.end - address || (write && !span.writable) ? 0 : address + span.hostOffset
+    return span === undefined || length > span.end - address || (write && span.readOnly) ? 0 : address + span.hostOffset
   }
 
   /** The host ranges of a guest range, one for each region that it meets; undefined when any byte of it may not be accessed so. */
@@ -261,7 +261,7 @@ export class GuestMemory {
     const slices: HostSlice[] = []
     for (let at = address, left = length; left > 0;) {
       const span = this.find(at)
-      if (span === undefined || (write && !span.writable)) return undefined
+      if (span === undefined || (write && span.readOnly)) return undefined
       const here = Math.min(left, span.end - at)
       slices.push({ address: at + span.hostOffset, length: here })
       at += here

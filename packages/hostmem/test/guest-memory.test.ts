@@ -348,7 +348,7 @@ test('random lookups agree with a search through all regions', () => {
       if (span !== undefined) {
         const region = memory.regions.find(({ guestAddress, size }) => address >= guestAddress && address < guestAddress + size)!
         const { guestAddress, size, hostAddress, readOnly } = region
-        assert.deepEqual([span.start, span.end, span.hostOffset, span.writable], [guestAddress, guestAddress + size, hostAddress - guestAddress, !readOnly], note)
+        assert.deepEqual([span.start, span.end, span.hostOffset, span.readOnly], [guestAddress, guestAddress + size, hostAddress - guestAddress, readOnly], note)
         assert.equal(memory.guestAddressOf(0x7000000000 + address, 1), address, note)
       }
     }

@@ -265,10 +265,10 @@ export class BlockQueue {
 
     switch (type) {
       case VIRTIO_BLK_T_IN:
-        return this.#transfer(chain, sectorLow, sectorHigh, true)
+        return this.#transfer(chain, sectorLow, sectorHigh, TO_GUEST)
       case VIRTIO_BLK_T_OUT:
         if (this.#disk.readOnly) return this.#finish(head, VIRTIO_BLK_S_IOERR, 1)
-        return this.#transfer(chain, sectorLow, sectorHigh, false)
+        return this.#transfer(chain, sectorLow, sectorHigh, FROM_GUEST)
       case VIRTIO_BLK_T_FLUSH:
         this.#does[head] = NO_DATA
         this.ioq.flush(head)
@@ -313,8 +313,9 @@ export class BlockQueue {
     return window
   }
 
-  #transfer (chain: DescriptorChain, sectorLow: number, sectorHigh: number, toGuest: boolean): void {
+  #transfer (chain: DescriptorChain, sectorLow: number, sectorHigh: number, does: number): void {
     const { head } = chain
+    const toGuest = does === TO_GUEST
     const bytes = toGuest ? chain.writableBytes - 1 : chain.readableBytes - VIRTIO_BLK_HEADER_BYTES
     const sector = sectorHigh * 0x100000000 + (sectorLow >>> 0)
     const { sectors } = this.#disk
@@ -330,7 +331,7 @@ export class BlockQueue {
     if (count > CHAIN_DESCRIPTORS_MAX) return this.#finish(head, VIRTIO_BLK_S_IOERR, 1)
     const filled = this.#fillSegments(chain, first, ioq.prepare(head, count), skip, bytes)
     this.#bytes[head] = bytes
-    this.#does[head] = toGuest ? TO_GUEST : FROM_GUEST
+    this.#does[head] = does
     ioq.offset[head] = sector * SECTOR_BYTES
     if (this.#misaligned !== 0 || (sectorLow * SECTOR_BYTES & this.#offsetMask) !== 0) ioq.flags[head]! |= REQUEST_BUFFERED
     if (toGuest) {

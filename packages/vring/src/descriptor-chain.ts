@@ -72,7 +72,7 @@ export class DescriptorChain {
     const address = addressOf(low, high)
     this.guestAddress[count] = address
     const span = memory.findAt(this.guestAddress, count)
-    if (span === undefined || (write && !span.writable)) return 'address-unmapped'
+    if (span === undefined || (write && span.readOnly)) return 'address-unmapped'
     if (length >>> 0 > span.end - address) return this.#appendPieces(length, write)
     this.hostAddress[count] = address + span.hostOffset
     this.length[count] = length
@@ -89,7 +89,7 @@ export class DescriptorChain {
       if (count === SEGMENTS_MAX) return 'chain-too-long'
       this.guestAddress[count] = address
       const span = memory.findAt(this.guestAddress, count)
-      if (span === undefined || (write && !span.writable)) return 'address-unmapped'
+      if (span === undefined || (write && span.readOnly)) return 'address-unmapped'
       const here = Math.min(left, span.end - address)
       this.hostAddress[count] = address + span.hostOffset
       this.length[count] = here
