@@ -3,8 +3,8 @@ import { type Clock, monotonicClock } from './clock.ts'
 import { Trials } from './trials.ts'
 
 /** The first batch of requests that take their time, and how many times as large each one is that follows at once. */
-const FIRST = 3
-const GROWTH = 4
+const FIRST = 4
+const GROWTH = 3
 /** Of requests that are complete at once, the bounds of a batch, and what a queue's depth may be divided by to make one. */
 const MIN = 2
 const MAX = 64

@@ -42,10 +42,10 @@ function learnt (microseconds: number): (available: number) => number[] {
   return (available) => serve(available, microseconds)
 }
 
-test('requests that take their time are submitted in batches of 3, 12, 48, then 64', () => {
+test('requests that take their time are submitted in batches of 4, 12, 36, then 64', () => {
   const { batch } = make()
   const ring = { countAvailable: () => 100 }
-  for (const [batches, size] of [3, 12, 48, 64, 64].entries()) {
+  for (const [batches, size] of [4, 12, 36, 64, 64].entries()) {
     assert.equal(batch.begin(batches, ring), size)
     batch.end(size, size - 1)
   }
