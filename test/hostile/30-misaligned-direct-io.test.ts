@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'uvu'
 import { VIRTIO_BLK_S_OK, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../packages/virtio-blk/src/index.ts'
-import { directRefused, hostile, sectorPattern } from '../support/hostile.ts'
+import { hostile, sectorPattern } from '../support/hostile.ts'
+import { directRefused } from '../support/image.ts'
 import { skip } from '../support/programs.ts'
 
 const refused = directRefused()

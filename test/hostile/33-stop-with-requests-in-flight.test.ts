@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'uvu'
 import { VIRTIO_BLK_S_OK } from '../../packages/virtio-blk/src/index.ts'
-import { directRefused, hostile } from '../support/hostile.ts'
+import { hostile } from '../support/hostile.ts'
 import { Load } from '../support/hostile-load.ts'
+import { directRefused } from '../support/image.ts'
 
 // Past the page cache requests take their time.
 const define = hostile({ direct: directRefused() === undefined })

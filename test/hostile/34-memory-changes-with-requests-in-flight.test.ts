@@ -3,9 +3,10 @@ import { test } from 'uvu'
 import { VIRTIO_BLK_S_OK } from '../../packages/virtio-blk/src/index.ts'
 import { VIRTQ_DESC_F_WRITE } from '../../packages/vring/src/index.ts'
 import { footprint, holdsAgain } from '../support/footprint.ts'
-import { directRefused, hostile } from '../support/hostile.ts'
+import { hostile } from '../support/hostile.ts'
 import { HIGH } from '../support/hostile-guest.ts'
 import { Load } from '../support/hostile-load.ts'
+import { directRefused } from '../support/image.ts'
 
 const define = hostile({ direct: directRefused() === undefined })
 

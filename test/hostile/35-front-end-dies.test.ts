@@ -3,9 +3,10 @@ import { closeSync, readFileSync } from 'node:fs'
 import { test } from 'uvu'
 import type { FrontEnd, InflightInit } from '../../packages/vhost-user/src/index.ts'
 import { footprint, holdsAgain } from '../support/footprint.ts'
-import { directRefused, hostile } from '../support/hostile.ts'
+import { hostile } from '../support/hostile.ts'
 import { HostileGuest } from '../support/hostile-guest.ts'
 import { Load } from '../support/hostile-load.ts'
+import { directRefused } from '../support/image.ts'
 
 const define = hostile({ direct: directRefused() === undefined })
 

@@ -1,7 +1,7 @@
 // What no guest and no front-end may do to the built server, over a real socket: each test poses its case on every
 // engine and ring layout, and then the server must be as it was.
 import assert from 'node:assert/strict'
-import { closeSync, constants, openSync, readSync, writeFileSync } from 'node:fs'
+import { closeSync, openSync, readSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import { BlockDriver, SECTOR_BYTES } from '../../packages/virtio-blk-driver/src/index.ts'
@@ -9,7 +9,6 @@ import { sectorPattern } from '../../packages/virtio-blk-dataplane/test/support/
 import { eventually } from './eventually.ts'
 import { holdsAgain, processState, settledFootprint } from './footprint.ts'
 import { HostileGuest, type GuestOptions, type Layout } from './hostile-guest.ts'
-import { blankImage } from './image.ts'
 import type { Running } from './processes.ts'
 import { testWith } from './programs.ts'
 import { type Engine, engineRefused, ourServer, type ServerOptions, startOurs, stop } from './server.ts'
@@ -79,16 +78,6 @@ export function hostile (options: HostileOptions = {}): Define {
         })
       }
     }
-  }
-}
-
-/** Why files cannot be opened past the page cache here; undefined where they can. */
-export function directRefused (): string | undefined {
-  try {
-    closeSync(openSync(blankImage(1), constants.O_RDWR | constants.O_DIRECT))
-    return undefined
-  } catch (error) {
-    return (error as Error).message
   }
 }
 

@@ -1,7 +1,7 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { closeSync, constants, openSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { path } from './programs.ts'
 import { temporaryFolder } from './temporary.ts'
 
@@ -13,14 +13,13 @@ export function blankImage (mebibytes: number, folder?: string): string {
   return image
 }
 
-/** Why files in a folder cannot be opened with O_DIRECT: tmpfs can since Linux 6.6. */
+/** Why files cannot be opened past the page cache below `folder`, undefined where they can: tmpfs has O_DIRECT since Linux 6.6. */
 export function directRefused (folder?: string): string | undefined {
-  const image = blankImage(1, folder)
   try {
-    closeSync(openSync(image, constants.O_RDONLY | constants.O_DIRECT))
+    closeSync(openSync(blankImage(1, folder), constants.O_RDWR | constants.O_DIRECT))
     return undefined
-  } catch {
-    return `no O_DIRECT in ${dirname(image)}`
+  } catch (error) {
+    return (error as Error).message
   }
 }
 
