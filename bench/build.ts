@@ -1,18 +1,24 @@
 import { build } from 'esbuild'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+
+/** The checkout that this file is in. */
+export const HERE = fileURLToPath(new URL('..', import.meta.url))
+/** What people run, in a checkout that is set up. */
+export const PROGRAM = 'packages/vhost-user-blk/dist/cli.js'
 
 const programs = ['load', 'null-engine', 'plain-server', 'serve-many'] as const
 
-/** The JavaScript of a program here. */
-export function built (program: typeof programs[number]): string {
-  return fileURLToPath(new URL(`dist/${program}.js`, import.meta.url))
+/** The JavaScript of a program here, or of the same in another checkout. */
+export function built (program: typeof programs[number], checkout = HERE): string {
+  return join(checkout, 'bench/dist', `${program}.js`)
 }
 
 /** Makes JavaScript of the programs whose processes are measured: a loader of TypeScript would be in their memory. */
-export async function buildPrograms (): Promise<void> {
+export async function buildPrograms (checkout = HERE): Promise<void> {
   await build({
-    entryPoints: programs.map((program) => fileURLToPath(new URL(`${program}.ts`, import.meta.url))),
-    outdir: fileURLToPath(new URL('dist', import.meta.url)),
+    entryPoints: programs.map((program) => join(checkout, 'bench', `${program}.ts`)),
+    outdir: join(checkout, 'bench/dist'),
     bundle: true, packages: 'external', platform: 'node', format: 'esm', target: 'node20', sourcemap: 'inline', logLevel: 'warning'
   })
 }

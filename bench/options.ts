@@ -1,5 +1,8 @@
+import { existsSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { PROGRAM } from './build.ts'
 
 export interface Options {
   readonly quick: boolean
@@ -10,6 +13,8 @@ export interface Options {
   /** Only cases, and only servers, whose name matches. */
   readonly only: RegExp
   readonly servers: RegExp
+  /** Other checkouts, set up, whose server is measured too. */
+  readonly builds: readonly string[]
   /** Processors of the server and of the load generator. */
   readonly cpus: readonly [number, number]
   readonly imageBytes: number
@@ -30,6 +35,7 @@ Measures our server, its peers and the file itself, one after the other, again a
   --growth         only how it grows: more memory regions, queues, disks, guest memory
   --only=REGEX     only the cases whose name matches
   --servers=REGEX  only the servers whose name matches
+  --build=FOLDER   also our server as it is in another checkout, set up; of this one (.), as a control. May be repeated
   --rounds=N       how often everything is measured (default 5; quick 1)
   --seconds=S      how long each time (default 0.6; quick 0.4)
   --cpus=S,L       processors to pin the server and the load generator to (default the last two)
@@ -50,6 +56,7 @@ export function parseOptions (args: string[]): Options | undefined {
       growth: { type: 'boolean', default: false },
       only: { type: 'string' },
       servers: { type: 'string' },
+      build: { type: 'string', multiple: true, default: [] },
       rounds: { type: 'string' },
       seconds: { type: 'string' },
       cpus: { type: 'string' },
@@ -71,6 +78,7 @@ export function parseOptions (args: string[]): Options | undefined {
     warmUpMilliseconds: quick ? 150 : 250,
     only: new RegExp(values.only ?? (growth ? '^growth' : '')),
     servers: new RegExp(values.servers ?? ''),
+    builds: [...new Set(values.build.map(checkout))],
     cpus: cpus === undefined ? lastTwo() : pair(cpus),
     imageBytes: number('--image-mib', imageMib ?? (quick ? '256' : '512'), 16, 1 << 20) * 2 ** 20,
     folder: values.folder,
@@ -79,6 +87,11 @@ export function parseOptions (args: string[]): Options | undefined {
     updateDocs: values['update-docs'],
     list: values.list
   }
+}
+
+function checkout (folder: string): string {
+  if (!existsSync(join(folder, PROGRAM))) throw new Error(`--build takes a checkout that is set up: ${folder} has no ${PROGRAM}`)
+  return folder
 }
 
 function number (flag: string, text: string, lowest: number, highest: number): number {

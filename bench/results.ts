@@ -3,7 +3,7 @@ import type { LoadSample } from './load.ts'
 import type { Machine } from './machine.ts'
 import type { ServerKind } from './servers.ts'
 
-/** One server in one case: a sample for each round, undefined where it failed. */
+/** One server in one case: a sample for each turn, of which a round has one or several; undefined where it failed. */
 export interface Measured {
   readonly case: string
   readonly server: string
@@ -92,11 +92,11 @@ export function best (results: Results, caseName: string, side: Measured['side']
     .sort((one, other) => sign * (median(figures(one, figure)) - median(figures(other, figure))))[0]
 }
 
-/** The median over the rounds of one server's figure by another's: what changes from round to round counts out. */
+/** The median over the turns of one server's figure by another's: what changes from turn to turn counts out. */
 export function ratio (one: Measured | undefined, other: Measured | undefined, figure: Figure): number {
   if (one === undefined || other === undefined) return NaN
-  return median(one.samples.flatMap((sample, round) => {
-    const peer = other.samples[round]
+  return median(one.samples.flatMap((sample, turn) => {
+    const peer = other.samples[turn]
     return sample === undefined || peer === undefined ? [] : [sample[figure] / peer[figure]]
   }))
 }

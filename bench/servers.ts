@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
-import { built } from './build.ts'
+import { join } from 'node:path'
+import { built, HERE, PROGRAM } from './build.ts'
 import type { Case } from './cases.ts'
 
 /** Where a server finds its image, and where it is to listen. */
@@ -12,15 +12,14 @@ export interface Place {
 /** A way to serve a disk. */
 export interface ServerKind {
   readonly name: string
-  /** Ours, those that it is to be compared with, and `fio`, which has no ring between itself and the file. */
-  readonly side: 'ours' | 'qsd' | 'node' | 'fio'
+  /** Ours, and as other checkouts have it; those that it is to be compared with; and `fio`, which has no ring between itself and the file. */
+  readonly side: 'ours' | 'build' | 'qsd' | 'node' | 'fio'
   /** Whether it takes part in a case. */
   serves (which: Case): boolean
   /** The command; undefined for `fio`, which is no server. */
   command? (which: Case, place: Place): string[]
 }
 
-const PROGRAM = fileURLToPath(new URL('../packages/vhost-user-blk/dist/cli.js', import.meta.url))
 /** Bytes of the null disks. */
 export const NULL_BYTES = 1 << 30
 
@@ -30,7 +29,7 @@ export const QSD_SLEEPING = 'qsd no polling'
 
 /** The sockets that a server of this case has. */
 export function socketsOf ({ side }: ServerKind, which: Case, { socket }: Place): string[] {
-  return side === 'ours' && isOurScript(which) ? numbered(socket, which.disks) : [socket]
+  return (side === 'ours' || side === 'build') && isOurScript(which) ? numbered(socket, which.disks) : [socket]
 }
 
 /** Names of several, as `serve-many.ts` has them. */
@@ -38,15 +37,16 @@ export function numbered (path: string, count: number): string[] {
   return Array.from({ length: count }, (_, index) => `${path}.${index}`)
 }
 
-/** All servers that this machine can run, and why not the others. */
-export function findServers (): { servers: ServerKind[], missing: string[] } {
-  const servers: ServerKind[] = [
-    ours(AUTO, ['--engine=auto'], () => true),
-    ours('node-vmm io_uring', ['--engine=io_uring'], isCompared),
-    ours('node-vmm linux-aio', ['--engine=linux-aio'], isCompared),
-    ours(SLEEPING, ['--poll-max-us=0'], (which) => isCompared(which) && which.depth <= 8)
+/**
+ * All servers that this machine can run, and why not the others.
+ *
+ * @param builds other checkouts, whose servers take part too
+ */
+export function findServers (builds: readonly string[]): { servers: ServerKind[], missing: string[] } {
+  const servers = [
+    ...ourServers(HERE),
+    ...builds.flatMap((checkout) => ourServers(checkout).map((kind): ServerKind => ({ ...kind, name: buildOf(kind.name, checkout), side: 'build' })))
   ]
-  servers.push({ name: 'node-vmm', side: 'ours', serves: (which) => which.backing === 'null' && !which.growth, command: script })
   const missing: string[] = []
   if (isInstalled('qemu-storage-daemon')) servers.push(daemon('qsd native', 'native'), daemon('qsd io_uring', 'io_uring'), sleepingDaemon, nullDaemon)
   else missing.push('qemu-storage-daemon is not installed (Debian: qemu-system-common, qemu-utils): no comparison with it')
@@ -56,15 +56,30 @@ export function findServers (): { servers: ServerKind[], missing: string[] } {
   return { servers, missing }
 }
 
-function ours (name: string, options: string[], serves: (which: Case) => boolean): ServerKind {
+/** What a server is called where another checkout has it. */
+export function buildOf (name: string, checkout: string): string {
+  return `${name} of ${checkout}`
+}
+
+function ourServers (checkout: string): ServerKind[] {
+  return [
+    ours(checkout, AUTO, ['--engine=auto'], () => true),
+    ours(checkout, 'node-vmm io_uring', ['--engine=io_uring'], isCompared),
+    ours(checkout, 'node-vmm linux-aio', ['--engine=linux-aio'], isCompared),
+    ours(checkout, SLEEPING, ['--poll-max-us=0'], (which) => isCompared(which) && which.depth <= 8),
+    { name: 'node-vmm', side: 'ours', serves: (which) => which.backing === 'null' && !which.growth, command: (which, place) => script(checkout, which, place) }
+  ]
+}
+
+function ours (checkout: string, name: string, options: string[], serves: (which: Case) => boolean): ServerKind {
   return {
     name,
     side: 'ours',
     serves: (which) => which.backing !== 'null' && serves(which),
     command (which, place) {
-      if (isOurScript(which)) return script(which, place)
+      if (isOurScript(which)) return script(checkout, which, place)
       return [
-        process.execPath, PROGRAM, `--socket-path=${place.socket}`, `--blk-file=${place.image}`, '--lock=running',
+        process.execPath, join(checkout, PROGRAM), `--socket-path=${place.socket}`, `--blk-file=${place.image}`, '--lock=running',
         `--num-queues=${which.queues}`, ...options, ...(which.packed ? ['--packed'] : []), ...(which.backing === 'disk' ? ['--direct'] : [])
       ]
     }
@@ -76,9 +91,9 @@ function isOurScript ({ backing, disks }: Case): boolean {
   return backing === 'null' || disks > 1
 }
 
-function script (which: Case, { socket, image }: Place): string[] {
+function script (checkout: string, which: Case, { socket, image }: Place): string[] {
   const more = which.backing === 'null' ? ['null'] : []
-  return [process.execPath, built('serve-many'), socket, image, String(which.disks), ...more]
+  return [process.execPath, built('serve-many', checkout), socket, image, String(which.disks), ...more]
 }
 
 function daemon (name: string, aio: string, thread = ''): ServerKind {

@@ -1,7 +1,7 @@
 import type { Case } from './cases.ts'
 import { checkGoals } from './goals.ts'
 import { best, figures, find, type Measured, median, ratio, type Results, spread } from './results.ts'
-import { AUTO } from './servers.ts'
+import { AUTO, buildOf } from './servers.ts'
 
 /** A table: its head, and its rows. Columns after the first are numbers. */
 export interface Table {
@@ -52,7 +52,7 @@ function caseTable (results: Results, which: Case): Table {
     title: which.name,
     head: ['server', 'CPU µs', 'kIOPS', '±', 'p50 µs', 'p99', 'p99.9', 'max', 'kicks', 'intr.', 'client µs'],
     rows: rows.map(caseRow),
-    notes: [...comparison(results, which), ...failures(results, which)]
+    notes: [...comparison(results, which), ...builds(results, which), ...failures(results, which)]
   }
 }
 
@@ -75,6 +75,16 @@ function comparison (results: Results, { name, backing }: Case): string[] {
     return [`${short(ratio(ours, time, 'serverTime'))} of the CPU and ${short(ratio(ours, iops, 'iops'))} of the IOPS of ${time === iops ? time.server : `${time.server} and ${iops.server}`}`]
   })
   return parts.length === 0 ? [] : [`${ours.server}: ${parts.join('; ')}`]
+}
+
+/** Ours by the same of other checkouts. */
+function builds (results: Results, { name }: Case): string[] {
+  const measured = results.measured.filter((one) => one.case === name)
+  return measured.filter(({ side }) => side === 'build').flatMap((build) => {
+    const ours = measured.find(({ side, server }) => side === 'ours' && build.server.startsWith(buildOf(server, '')))
+    if (ours === undefined) return []
+    return [`${ours.server}: ${short(ratio(ours, build, 'serverTime'))} of the CPU and ${short(ratio(ours, build, 'iops'))} of the IOPS of ${build.server}`]
+  })
 }
 
 function failures (results: Results, { name }: Case): string[] {
