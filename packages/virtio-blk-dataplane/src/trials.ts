@@ -10,7 +10,7 @@ const TRIAL = 32
 const MEMORY = 16
 const MEMORY_TRIED = 4
 /** What an interrupt costs the guest, in microseconds: it is woken, enters its handler, and sleeps again. */
-const INTERRUPT = 6
+const INTERRUPT = 9
 
 // Places in `#times`.
 const BEGIN = 0
