@@ -92,11 +92,16 @@ export function best (results: Results, caseName: string, side: Measured['side']
     .sort((one, other) => sign * (median(figures(one, figure)) - median(figures(other, figure))))[0]
 }
 
-/** The median over the turns of one server's figure by another's: what changes from turn to turn counts out. */
-export function ratio (one: Measured | undefined, other: Measured | undefined, figure: Figure): number {
-  if (one === undefined || other === undefined) return NaN
-  return median(one.samples.flatMap((sample, turn) => {
+/** One server's figure by another's in each turn: what changes from turn to turn counts out. */
+export function ratios (one: Measured | undefined, other: Measured | undefined, figure: Figure): number[] {
+  if (one === undefined || other === undefined) return []
+  return one.samples.flatMap((sample, turn) => {
     const peer = other.samples[turn]
     return sample === undefined || peer === undefined ? [] : [sample[figure] / peer[figure]]
-  }))
+  })
+}
+
+/** The median of them; NaN where there is none. */
+export function ratio (one: Measured | undefined, other: Measured | undefined, figure: Figure): number {
+  return median(ratios(one, other, figure))
 }

@@ -22,7 +22,7 @@ export function tablesOf (results: Results): Table[] {
 export function conditions (results: Results): string[] {
   const { machine, rounds, milliseconds, cpus, imageBytes, seconds, date, notes, measured } = results
   const samples = measured.flatMap((one) => one.samples.flatMap((sample) => sample ?? []))
-  const share = (values: number[]): string => `${Math.round(100 * median(values))} % (at worst ${Math.round(100 * Math.max(...values))} %)`
+  const share = (values: number[]): string => `${percent(median(values))} (at worst ${percent(Math.max(...values))})`
   const versions = Object.entries(machine.versions).map(([name, version]) => `${name} ${version}`).join(', ')
   return [
     `${machine.processor}, ${machine.processors} processors${machine.virtual ? ' of a virtual machine' : ''}, ${machine.memoryGib} GiB, Linux ${machine.kernel}`,
@@ -40,8 +40,8 @@ export function conditions (results: Results): string[] {
 function goalTable (results: Results): Table {
   return {
     title: 'Goals',
-    head: ['figure', 'goal', 'now', ''],
-    rows: checkGoals(results).map(({ what, goal, value, met }) => [what, goal, short(value), met ? 'met' : 'NOT met']),
+    head: ['figure', 'goal', 'now', '±', ''],
+    rows: checkGoals(results).map(({ what, goal, value, spread, met }) => [what, goal, short(value), percent(spread), met ? 'met' : 'NOT met']),
     notes: []
   }
 }
@@ -60,7 +60,7 @@ function caseRow (one: Measured): string[] {
   const middle = (figure: Parameters<typeof figures>[1]): number => median(figures(one, figure))
   const counts = one.side === 'fio' ? ['', '', ''] : [short(middle('kicks')), short(middle('interrupts')), short(middle('loadTime'))]
   return [
-    one.server, short(middle('serverTime')), short(middle('iops') / 1000), `${Math.round(100 * spread(figures(one, 'iops')))} %`,
+    one.server, short(middle('serverTime')), short(middle('iops') / 1000), percent(spread(figures(one, 'iops'))),
     short(middle('p50')), short(middle('p99')), short(middle('p999')), short(middle('max')), ...counts
   ]
 }
@@ -118,6 +118,11 @@ function startTable ({ starts }: Results): Table {
     rows,
     notes: ['memory is resident at the end, without that of the guest']
   }
+}
+
+/** In per cent; nothing where there is no number. */
+function percent (share: number): string {
+  return Number.isFinite(share) ? `${Math.round(100 * share)} %` : ''
 }
 
 /** Three significant digits. */
