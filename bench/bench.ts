@@ -1,6 +1,7 @@
 // How fast it is, beside its peers. usage: npm run bench -- --help
 import { writeFileSync } from 'node:fs'
-import { buildPrograms, HERE } from './build.ts'
+import { root } from '../tools/packages.ts'
+import { buildPrograms } from './build.ts'
 import { cases } from './cases.ts'
 import { updateDocument, writePlots } from './documents.ts'
 import { HELP, type Options, parseOptions } from './options.ts'
@@ -22,7 +23,7 @@ async function bench (options: Options): Promise<void> {
   const { servers, missing } = findServers(options.builds)
   if (options.list) return list(servers)
   const chosen = cases.filter(({ name, quick }) => options.only.test(name) && (quick || !options.quick))
-  for (const checkout of [HERE, ...options.builds]) await buildPrograms(checkout)
+  for (const checkout of [root, ...options.builds]) await buildPrograms(checkout)
   const run = new Run(options, chosen, servers.filter(({ name }) => options.servers.test(name)), missing)
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => { void run.close().finally(() => process.exit(1)) })
   try {

@@ -1,21 +1,19 @@
 import { build } from 'esbuild'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { root } from '../tools/packages.ts'
 
-/** The checkout that this file is in. */
-export const HERE = fileURLToPath(new URL('..', import.meta.url))
 /** What people run, in a checkout that is set up. */
 export const PROGRAM = 'packages/vhost-user-blk/dist/cli.js'
 
 const programs = ['load', 'null-engine', 'plain-server', 'serve-many'] as const
 
 /** The JavaScript of a program here, or of the same in another checkout. */
-export function built (program: typeof programs[number], checkout = HERE): string {
+export function built (program: typeof programs[number], checkout = root): string {
   return join(checkout, 'bench/dist', `${program}.js`)
 }
 
 /** Makes JavaScript of the programs whose processes are measured: a loader of TypeScript would be in their memory. */
-export async function buildPrograms (checkout = HERE): Promise<void> {
+export async function buildPrograms (checkout: string): Promise<void> {
   await build({
     entryPoints: programs.map((program) => join(checkout, 'bench', `${program}.ts`)),
     outdir: join(checkout, 'bench/dist'),

@@ -16,10 +16,11 @@ export interface Goal {
 /** The goals that these results can tell about. */
 export function checkGoals (results: Results): Goal[] {
   const goals: Goal[] = []
-  const atMost = (what: string, limit: number, values: readonly number[]): void => add(what, '≤', limit, values, median(values) <= limit)
-  const atLeast = (what: string, limit: number, values: readonly number[]): void => add(what, '≥', limit, values, median(values) >= limit)
-  const add = (what: string, sign: string, limit: number, values: readonly number[], met: boolean): void => {
-    if (values.length > 0) goals.push({ what, goal: `${sign} ${limit}`, value: median(values), spread: values.length > 1 ? spread(values) : NaN, met })
+  const atMost = (what: string, limit: number, values: readonly number[]): void => add(what, `≤ ${limit}`, values, (value) => value <= limit)
+  const atLeast = (what: string, limit: number, values: readonly number[]): void => add(what, `≥ ${limit}`, values, (value) => value >= limit)
+  const add = (what: string, goal: string, values: readonly number[], isMet: (value: number) => boolean): void => {
+    const value = median(values)
+    if (!Number.isNaN(value)) goals.push({ what, goal, value, spread: values.length > 1 ? spread(values) : NaN, met: isMet(value) })
   }
 
   for (const which of cases.filter(({ growth }) => !growth)) {

@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
-import { built, HERE, PROGRAM } from './build.ts'
+import { root } from '../tools/packages.ts'
+import { built, PROGRAM } from './build.ts'
 import type { Case } from './cases.ts'
 
 /** Where a server finds its image, and where it is to listen. */
@@ -44,7 +45,7 @@ export function numbered (path: string, count: number): string[] {
  */
 export function findServers (builds: readonly string[]): { servers: ServerKind[], missing: string[] } {
   const servers = [
-    ...ourServers(HERE),
+    ...ourServers(root),
     ...builds.flatMap((checkout) => ourServers(checkout).map((kind): ServerKind => ({ ...kind, name: buildOf(kind.name, checkout), side: 'build' })))
   ]
   const missing: string[] = []

@@ -72,7 +72,7 @@ function comparison (results: Results, { name, backing }: Case): string[] {
   const parts = (['qsd', 'node', 'fio'] as const).flatMap((side) => {
     const [time, iops] = [best(results, name, side, 'serverTime'), best(results, name, side, 'iops')]
     if (time === undefined || iops === undefined) return []
-    return [`${short(ratio(ours, time, 'serverTime'))} of the CPU and ${short(ratio(ours, iops, 'iops'))} of the IOPS of ${time === iops ? time.server : `${time.server} and ${iops.server}`}`]
+    return [ratiosTo(ours, time, iops)]
   })
   return parts.length === 0 ? [] : [`${ours.server}: ${parts.join('; ')}`]
 }
@@ -83,8 +83,14 @@ function builds (results: Results, { name }: Case): string[] {
   return measured.filter(({ side }) => side === 'build').flatMap((build) => {
     const ours = measured.find(({ side, server }) => side === 'ours' && build.server.startsWith(buildOf(server, '')))
     if (ours === undefined) return []
-    return [`${ours.server}: ${short(ratio(ours, build, 'serverTime'))} of the CPU and ${short(ratio(ours, build, 'iops'))} of the IOPS of ${build.server}`]
+    return [`${ours.server}: ${ratiosTo(ours, build, build)}`]
   })
+}
+
+/** What of the processor time of one peer, and of the IOPS of another or the same, ours has. */
+function ratiosTo (ours: Measured, time: Measured, iops: Measured): string {
+  const peers = time === iops ? time.server : `${time.server} and ${iops.server}`
+  return `${short(ratio(ours, time, 'serverTime'))} of the CPU and ${short(ratio(ours, iops, 'iops'))} of the IOPS of ${peers}`
 }
 
 function failures (results: Results, { name }: Case): string[] {

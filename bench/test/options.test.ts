@@ -1,12 +1,12 @@
 import { deepEqual, match, throws } from 'node:assert/strict'
 import { test } from 'uvu'
-import { HERE } from '../build.ts'
+import { root } from '../../tools/packages.ts'
 import { parseOptions } from '../options.ts'
 import { buildOf, findServers } from '../servers.ts'
 
 test('a build is a checkout that is set up, and takes part once', () => {
   throws(() => parseOptions(['--build=/nowhere']), /--build takes a checkout that is set up: \/nowhere has no packages\/vhost-user-blk\/dist\/cli\.js/)
-  deepEqual(parseOptions([`--build=${HERE}`, `--build=${HERE}`])?.builds, [HERE])
+  deepEqual(parseOptions([`--build=${root}`, `--build=${root}`])?.builds, [root])
 })
 
 test('each server of ours has one of each build beside it, which is none of ours', () => {
