@@ -61,8 +61,6 @@ export class BatchSize {
   #isTimed = false
   #isAsleep = false
   #turn = 0
-  /** What a batch of requests that take their time may have. */
-  #growing = FIRST
   /**
    * The next batch is a small one, or joined. Where batches of 19 and 13 take turns, one with the device and one with the guest, there
    * are never more than 19: no larger batch would ever be tried.
@@ -89,8 +87,7 @@ export class BatchSize {
   begin (batches: number, vring: Pick<Virtqueue, 'countAvailable'>): number {
     if (this.#isAsleep) this.#wakeUp()
     this.isJoined = false
-    this.#growing = batches === 0 ? FIRST : Math.min(MAX, this.#growing * GROWTH)
-    if (!this.#isInline) return this.#growing
+    if (!this.#isInline) return Math.min(MAX, FIRST * GROWTH ** batches)
     this.#turn = (this.#turn + 1) % TIMED
     this.#isTimed = this.#turn === 0
     if (this.#isTimed) this.#clock(this.#times, BEGIN)
